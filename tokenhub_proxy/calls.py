@@ -1,0 +1,221 @@
+"""Call: a client's body, parsed once, checked, and bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+from tokenhub_proxy.errors import InvalidRequest, UnsupportedMediaType
+from tokenhub_proxy.prices import estimate_tokens
+from tokenhub_proxy.routes import shown
+
+Endpoint = Literal["chat", "embeddings"]
+
+MODEL_LENGTH_MAX = 256
+# A reply with more choices than this is a mistake or an attack on somebody's balance.
+CHOICES_MAX = 128
+# The largest limit that can be meant; far above what any model writes.
+OUTPUT_MAX = 2**31
+# Other names of "the most tokens to write". The hold is made on the largest of them.
+OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+# Fields that choose models or hosts past the key's scope.
+SCOPE_FIELDS = ("models", "fallbacks", "route", "provider")
+
+_READ = frozenset(
+    {
+        "model", "messages", "input", "stream", "stream_options", "n", "best_of", "tools", "tool_choice",
+        "encoding_format", "response_format", "user", *OUTPUT_LIMITS, *SCOPE_FIELDS,
+    }
+)  # fmt: skip
+_READ_FOLDED = {name.casefold(): name for name in _READ}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request of a client, understood.
+
+    `body` is the parsed JSON object; nobody changes it. `owner` is the account that asks.
+    `output_max` is the largest limit that the client states, None where it states none.
+    `text_bytes` and `images` bound the input: a token is at least one byte of text.
+    """
+
+    endpoint: Endpoint
+    model: str
+    body: Mapping[str, Any]
+    owner: str = ""
+    stream: bool = False
+    usage_asked: bool = False
+    output_max: int | None = None
+    choices: int = 1
+    text_bytes: int = 0
+    images: int = 0
+    strict: bool = False
+    scope_fields: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)  # the client's, where a dialect reads one
+
+    def input_max(self, image_tokens_max: int) -> int:
+        """The most tokens the input can be."""
+        return self.text_bytes + self.images * image_tokens_max
+
+    def input_estimate(self, image_tokens_max: int) -> int:
+        """The input's likely tokens, the same for the same body on every machine."""
+        return estimate_tokens(self.text_bytes) + self.images * image_tokens_max
+
+
+def parse(
+    raw: bytes,
+    endpoint: Endpoint,
+    *,
+    content_type: str = "application/json",
+    owner: str = "",
+    strict: bool = False,
+    defaults: Mapping[str, Any] | None = None,
+) -> Call:
+    """A client's body as a Call. Raises InvalidRequest with the `param`, or UnsupportedMediaType."""
+    _check_content_type(content_type)
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as exc:
+        # The parser's words name a position, never the text around it.
+        raise InvalidRequest(f"The body is not valid JSON: {exc.msg}.", reason="bad_json") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("The body must be a JSON object.", reason="bad_json")
+    _check_names(body)
+    model = _model(body)
+    stream = _boolean(body, "stream") and endpoint == "chat"
+    options = body.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise InvalidRequest("stream_options must be an object.", param="stream_options")
+    usage_asked = bool(options and _boolean(options, "include_usage", "stream_options.include_usage"))
+    choices = 1
+    output_max: int | None = None
+    if endpoint == "chat":
+        _check_messages(body)
+        choices = max(_integer(body, "n", CHOICES_MAX) or 1, _integer(body, "best_of", CHOICES_MAX) or 1)
+        limits = [_integer(body, name, OUTPUT_MAX) for name in OUTPUT_LIMITS]
+        output_max = max((limit for limit in limits if limit is not None), default=None)
+    else:
+        _check_input(body)
+    media, images = _media(body) if endpoint == "chat" else (0, 0)
+    return Call(
+        endpoint=endpoint,
+        model=model,
+        body=body,
+        owner=owner,
+        stream=stream,
+        usage_asked=usage_asked,
+        output_max=output_max,
+        choices=choices,
+        text_bytes=max(0, len(raw) - media),
+        images=images,
+        strict=strict,
+        scope_fields=tuple(name for name in SCOPE_FIELDS if name in body),
+    )
+
+
+def _check_content_type(content_type: str) -> None:
+    kind, _, parameters = content_type.partition(";")
+    kind = kind.strip().lower()
+    if kind and kind != "application/json" and not kind.endswith("+json"):
+        raise UnsupportedMediaType("The body must be application/json.", reason="content_type")
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset" and value.strip(' "').lower() not in ("utf-8", "utf8"):
+            raise UnsupportedMediaType("The body must be UTF-8.", reason="charset")
+
+
+def _check_names(body: Mapping[str, Any]) -> None:
+    for name in body:
+        if name in _READ:
+            continue
+        ours = _READ_FOLDED.get(name.casefold())
+        if ours is not None:
+            raise InvalidRequest(f"Unknown field {shown(name)}; did you mean {ours!r}?", param=name[:80])
+
+
+def _model(body: Mapping[str, Any]) -> str:
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise InvalidRequest("model must be a non-empty string.", param="model")
+    if len(model) > MODEL_LENGTH_MAX or not model.isprintable():
+        raise InvalidRequest(
+            f"model must be printable and at most {MODEL_LENGTH_MAX} characters.", param="model"
+        )
+    return model
+
+
+def _boolean(body: Mapping[str, Any], name: str, param: str | None = None) -> bool:
+    value = body.get(name)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise InvalidRequest(f"{param or name} must be true or false.", param=param or name)
+
+
+def _integer(body: Mapping[str, Any], name: str, most: int) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidRequest(f"{name} must be a whole number.", param=name)
+    if not 1 <= value <= most:
+        raise InvalidRequest(f"{name} must be from 1 to {most}.", param=name)
+    return value
+
+
+def _check_messages(body: Mapping[str, Any]) -> None:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequest("messages must be a non-empty list.", param="messages")
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise InvalidRequest(
+                f"messages[{index}] must be an object with a role.", param=f"messages[{index}]"
+            )
+        content = message.get("content")
+        if content is not None and not isinstance(content, (str, list)):
+            raise InvalidRequest(
+                f"messages[{index}].content must be text or a list of parts.",
+                param=f"messages[{index}].content",
+            )
+    tools = body.get("tools")
+    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        raise InvalidRequest("tools must be a list of objects.", param="tools")
+
+
+def _check_input(body: Mapping[str, Any]) -> None:
+    given = body.get("input")
+    if isinstance(given, str) and given:
+        return
+    if isinstance(given, list) and given:
+        if all(isinstance(item, str) for item in given):
+            return
+        if _token_list(given) or all(isinstance(item, list) and _token_list(item) for item in given):
+            return
+    raise InvalidRequest(
+        "input must be text, a list of texts, a list of tokens, or a list of token lists.", param="input"
+    )
+
+
+def _token_list(items: list[Any]) -> bool:
+    return bool(items) and all(type(item) is int and item >= 0 for item in items)
+
+
+def _media(body: Mapping[str, Any]) -> tuple[int, int]:
+    """The bytes of inlined images, which are no text, and how many images there are."""
+    length = images = 0
+    for message in body["messages"]:
+        content = message.get("content")
+        if not isinstance(content, list):
+            continue
+        for part in content:
+            if not isinstance(part, dict) or part.get("type") != "image_url":
+                continue
+            images += 1
+            image = part.get("image_url")
+            url = image.get("url") if isinstance(image, dict) else image
+            if isinstance(url, str) and url.startswith("data:"):
+                length += len(url)
+    return length, images

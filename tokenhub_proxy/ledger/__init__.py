@@ -1,0 +1,282 @@
+"""The seam to the books: accounts, keys, holds and entries, and the block that ends a hold once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Protocol
+
+from tokenhub_proxy.keys import Key
+from tokenhub_proxy.prices import Price, Usage
+
+DEFAULT_ACCOUNT = "default"
+# Sides of an entry that are no customer's. An account's own name has no colon.
+WORLD = "system:world"
+WRITEOFF = "system:writeoff"
+UPSTREAM = "upstream:"
+
+# An answer's ending waits so long for storage that fails; then its body is left unterminated and
+# the settlement is written when storage returns.
+ENDING_WAIT_S = 10.0
+
+Status = Literal["held", "settled", "released", "expired"]
+Kind = Literal["credit", "debit", "charge", "writeoff"]
+UsageBy = Literal["key", "model", "upstream", "day"]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who pays. Amounts are nanodollars; `posted` is the fold of the account's entries."""
+
+    name: str
+    unlimited: bool = False
+    posted: int = 0
+    held: int = 0
+
+    @property
+    def available(self) -> int | None:
+        """What can still be held; None without a limit."""
+        return None if self.unlimited else self.posted - self.held
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a key used and holds in one quota window, in nanodollars."""
+
+    name: str
+    posted: int = 0
+    held: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the books: `amount` nanodollars from the debit side to the credit side."""
+
+    id: int
+    at: float
+    kind: Kind
+    debit: str
+    credit: str
+    amount: int
+    request_id: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a hold ended. `cost` is what the call is worth; above the hold it is written off."""
+
+    status: Status
+    at: float
+    cost: int = 0
+    usage: Usage = Usage()
+    upstream: str = ""
+    reason: str = ""
+    http_status: int = 0
+    first_byte_ms: int | None = None
+    attempts: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Hold:
+    """The most a call can cost, set aside before it is made.
+
+    `window` names the key's quota counter and `window_limit` its limit, both None without a
+    quota. `idempotency` is the client's key and the digest of its body. `id` is the ledger's,
+    given when the hold is placed. `ending` is noted by `settle` or `release`, written by the
+    block's exit, and is final.
+    """
+
+    request_id: str
+    key: Key
+    model: str
+    amount: int
+    at: float
+    price: Price = Price()
+    window: str | None = None
+    window_limit: int | None = None
+    stream: bool = False
+    idempotency: tuple[str, bytes] | None = None
+    id: int = 0
+    ending: Ending | None = None
+
+    def end(self, ending: Ending) -> None:
+        """Note the ending. A second one is a bug of ours."""
+        if self.ending is not None:
+            raise RuntimeError(f"hold {self.request_id} has ended already: {self.ending.status}")
+        self.ending = ending
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the books know of one request."""
+
+    request_id: str
+    account: str
+    key: str
+    model: str
+    stream: bool
+    status: Status
+    hold: int
+    cost: int
+    started_at: float
+    ended_at: float | None = None
+    upstream: str = ""
+    usage: Usage | None = None
+    reason: str = ""
+    http_status: int = 0
+    first_byte_ms: int | None = None
+    attempts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """Spend and tokens of one key, model, upstream or day."""
+
+    name: str
+    requests: int
+    usage: Usage
+    cost: int
+
+
+class Ledger(Protocol):
+    """Who may call, what is left, and what happened.
+
+    What must be answered on every request is answered from memory, at once; what must survive is
+    written behind it, and the awaitables resolve when it is durable. A guard and its effect are
+    one step: nothing can come between them.
+    """
+
+    # --- keys: what a change binds is the very next request
+
+    def find_key(self, digest: bytes) -> Key | None:
+        """The key that this digest belongs to, revoked and expired ones included."""
+        ...
+
+    def list_keys(self) -> Sequence[Key]:
+        """Every key, those of the config included, by name."""
+        ...
+
+    def declare(self, keys: Iterable[Key], accounts: Iterable[Account]) -> Awaitable[None]:
+        """Take the config's keys and accounts, in place of those declared before.
+
+        What was changed by `put_key` under a config key's name stays in force over it.
+        """
+        ...
+
+    def put_key(self, key: Key) -> Awaitable[None]:
+        """Write a new key, or a new state of the key with this id."""
+        ...
+
+    # --- money
+
+    def account(self, name: str) -> Account | None:
+        """An account as of now, or None."""
+        ...
+
+    def list_accounts(self) -> Sequence[Account]:
+        """Every account, by name."""
+        ...
+
+    def window(self, name: str) -> Window:
+        """A quota window as of now; an unknown one is empty."""
+        ...
+
+    def open_account(self, account: Account) -> Awaitable[None]:
+        """Write a new account, or change whether it is unlimited."""
+        ...
+
+    def credit(
+        self, account: str, amount: int, *, at: float, note: str = "", reference: str | None = None
+    ) -> Awaitable[Entry]:
+        """Book money in. The same `reference` books once: again it gives the first entry."""
+        ...
+
+    def debit(self, account: str, amount: int, *, at: float, note: str = "") -> Awaitable[Entry]:
+        """Book money out. Raises InsufficientQuota where a prepaid balance can't cover it."""
+        ...
+
+    # --- calls
+
+    def place(self, hold: Hold) -> Awaitable[None]:
+        """Hold, or raise at once: InsufficientQuota, IdempotencyConflict, LedgerUnavailable.
+
+        The account's balance and the key's window are guarded and changed in one step. The
+        awaitable resolves when the hold is durable, and raises LedgerUnavailable, the hold
+        undone, when it can't be.
+        """
+        ...
+
+    def finish(self, hold: Hold) -> Awaitable[None]:
+        """Write the hold's noted ending. Exactly one ending is ever written for a hold.
+
+        It takes effect at once. The awaitable resolves when it is durable; after ENDING_WAIT_S of
+        failing storage it raises LedgerUnavailable, and the ending is still written, once, when
+        storage returns.
+        """
+        ...
+
+    # --- reports
+
+    def receipt(self, request_id: str) -> Awaitable[Receipt | None]:
+        """What the books know of a request, or None."""
+        ...
+
+    def entries(self) -> AsyncIterator[Entry]:
+        """All entries in order."""
+        ...
+
+    def usage(self, by: UsageBy, since: float = 0.0) -> Awaitable[Sequence[UsageRow]]:
+        """Spend and tokens by one dimension, whole days from `since` on."""
+        ...
+
+    def verify(self) -> Awaitable[Sequence[str]]:
+        """Re-add every balance from its entries; each difference as a line for people."""
+        ...
+
+    @property
+    def unavailable(self) -> str | None:
+        """Why nothing can be written right now, or None."""
+        ...
+
+    def aclose(self) -> Awaitable[None]:
+        """Write what is waiting, then let go of the file."""
+        ...
+
+
+class holding:  # noqa: N801 - a block, read as a verb: `async with holding(…):`
+    """Place a hold on entry, write exactly one ending on exit, however the block was left.
+
+    A block that noted no ending releases the hold. Cancellation can stop the waiting, never the
+    writing: `finish` has taken the ending before anything is awaited.
+    """
+
+    __slots__ = ("_clock", "_hold", "_ledger")
+
+    def __init__(self, ledger: Ledger, hold: Hold, clock: Callable[[], float]) -> None:
+        self._ledger = ledger
+        self._hold = hold
+        self._clock = clock
+
+    async def __aenter__(self) -> Hold:
+        durable = self._ledger.place(self._hold)
+        try:
+            await durable
+        except BaseException:
+            # The hold was refused by storage (and undone), or we were cancelled while waiting.
+            if self._hold.id:
+                self._release("cancelled before the upstream was called")
+                self._ledger.finish(self._hold)
+            raise
+        return self._hold
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._hold.ending is None:
+            self._release(type(error).__name__ if error is not None else "nothing produced")
+        await self._ledger.finish(self._hold)
+
+    def _release(self, reason: str) -> None:
+        self._hold.end(Ending(status="released", at=self._clock(), reason=reason))

@@ -1,0 +1,123 @@
+"""Usage, prices and money: integers only, nanodollars everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+
+NANOS_PER_USD = 10**9
+TOKENS_PER_PRICE = 10**6
+# A ledger row holds a signed 64-bit integer; amounts stay below 9.2 billion dollars.
+NANOS_MAX = 9 * 10**18
+
+# A token of ordinary text is about four bytes. Only a call whose upstream reported no usage is
+# billed by this, and then it is marked `estimated`.
+BYTES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call, in classes that never overlap.
+
+    `output` includes `reasoning`, which is told but not billed apart. `reported` is true when the
+    upstream said it, false when it is an estimate.
+    """
+
+    input: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    output: int = 0
+    reasoning: int = 0
+    reported: bool = False
+
+    @property
+    def input_total(self) -> int:
+        """All tokens that went in: what OpenAI calls `prompt_tokens`."""
+        return self.input + self.cached + self.cache_write
+
+    @property
+    def total(self) -> int:
+        """All tokens of the call."""
+        return self.input + self.cached + self.cache_write + self.output
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Nanodollars per million tokens, for each class of `Usage`."""
+
+    input: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    output: int = 0
+
+    def cost(self, usage: Usage) -> int:
+        """What a call costs in nanodollars, rounded up once."""
+        whole = (
+            usage.input * self.input
+            + usage.cached * self.cached
+            + usage.cache_write * self.cache_write
+            + usage.output * self.output
+        )
+        return -(-whole // TOKENS_PER_PRICE)
+
+    def ceiling(self, input_max: int, output_max: int) -> int:
+        """The most that a call of at most so many tokens can cost, in nanodollars."""
+        dearest = max(self.input, self.cached, self.cache_write)
+        return -(-(input_max * dearest + output_max * self.output) // TOKENS_PER_PRICE)
+
+    def affordable_output(self, input_max: int, nanos: int) -> int | None:
+        """How many output tokens `nanos` buys beside the input; None where output is free."""
+        if self.output == 0:
+            return None
+        dearest = max(self.input, self.cached, self.cache_write)
+        left = nanos * TOKENS_PER_PRICE - input_max * dearest
+        return max(0, left // self.output)
+
+    @property
+    def free(self) -> bool:
+        return not (self.input or self.cached or self.cache_write or self.output)
+
+
+def estimate_tokens(length_bytes: int) -> int:
+    """The tokens of so many bytes of text, when nobody counted them; rounded up."""
+    return -(-length_bytes // BYTES_PER_TOKEN)
+
+
+def parse_usd(text: str) -> int:
+    """Nanodollars of a decimal text such as "3.00".
+
+    Raises ValueError, with a message for people, when the text is no plain decimal number, is
+    negative, or is finer than a nanodollar.
+    """
+    cleaned = text.strip()
+    try:
+        amount = Decimal(cleaned)
+    except InvalidOperation:
+        raise ValueError(f"{text!r} is not a decimal number") from None
+    if not amount.is_finite() or "e" in cleaned.lower() or "_" in cleaned:
+        raise ValueError(f"{text!r} is not a plain decimal number")
+    if amount < 0:
+        raise ValueError(f"{text!r} is negative")
+    nanos = amount * NANOS_PER_USD
+    if nanos != nanos.to_integral_value():
+        raise ValueError(f"{text!r} is finer than a nanodollar (9 decimals)")
+    if nanos > NANOS_MAX:
+        raise ValueError(f"{text!r} is more than {NANOS_MAX // NANOS_PER_USD} USD")
+    return int(nanos)
+
+
+def format_usd(nanos: int) -> str:
+    """A decimal text of nanodollars, at least two decimals and never an exponent."""
+    return _decimal(nanos, 9, 2)
+
+
+def format_usd_per_token(nanos_per_million: int) -> str:
+    """The price of one token as a decimal text: "0.000003"; "0" is free."""
+    return _decimal(nanos_per_million, 15, 0)
+
+
+def _decimal(units: int, places: int, places_min: int) -> str:
+    sign = "-" if units < 0 else ""
+    whole, part = divmod(abs(units), 10**places)
+    digits = f"{part:0{places}d}".rstrip("0").ljust(places_min, "0")
+    return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"

@@ -1,0 +1,141 @@
+"""Upstreams, targets and routes: which model a key may call, and who is asked in which order."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import translate
+from functools import lru_cache
+from typing import Any
+
+from tokenhub_proxy.errors import ModelNotAllowed, ModelNotFound
+from tokenhub_proxy.keys import Scope
+from tokenhub_proxy.prices import Price
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Deadlines of one upstream, in seconds. Each wait of an exchange has one of them."""
+
+    connect_s: float = 5.0
+    first_byte_s: float = 120.0  # long prompts and reasoning models think before they speak
+    idle_s: float = 60.0  # no byte at all
+    progress_s: float = 300.0  # bytes, but no data event: only comments or pings
+    total_s: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Somebody who answers: a row of the config. `credentials` are tried in turn."""
+
+    name: str
+    dialect: str
+    base_url: str
+    credentials: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    timeouts: Timeouts = Timeouts()
+    connections_max: int = 1000
+    proxy: str | None = None
+    ca_file: str | None = None
+    allow_fields: frozenset[str] = frozenset()
+    # What only one dialect understands: `region`, `api_version`, `secret_access_key`, `quirks`, …
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One way to serve a model: this upstream, under that name there."""
+
+    upstream: Upstream
+    model: str
+    weight: int = 1
+    priority: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A model as clients name it, what it costs, and who can answer."""
+
+    model: str
+    targets: tuple[Target, ...]
+    price: Price
+    context_length: int | None = None
+    output_max: int | None = None
+    image_tokens_max: int = 4096
+    embeddings_only: bool = False
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def order(self, fraction: float) -> Iterator[Target]:
+        """The targets in the order to try them.
+
+        Lower priority numbers come first; among equals the first is drawn by weight with
+        `fraction` (0 <= fraction < 1), and the others follow in the config's order.
+        """
+        if len(self.targets) == 1:
+            yield self.targets[0]
+            return
+        for priority in sorted({target.priority for target in self.targets}):
+            group = [target for target in self.targets if target.priority == priority]
+            first = _draw(group, fraction)
+            yield first
+            yield from (target for target in group if target is not first)
+
+
+def _draw(group: list[Target], fraction: float) -> Target:
+    point = fraction * sum(target.weight for target in group)
+    for target in group:
+        point -= target.weight
+        if point < 0:
+            return target
+    return group[-1]
+
+
+class Routes:
+    """All models of one config, and what each scope can see of them."""
+
+    __slots__ = ("_by_model", "_visible")
+
+    def __init__(self, routes: Mapping[str, Route]) -> None:
+        self._by_model = dict(routes)
+        # One entry per distinct set of patterns: as many as there are kinds of keys.
+        self._visible: dict[tuple[str, ...], dict[str, Route]] = {}
+
+    def visible(self, scope: Scope) -> Mapping[str, Route]:
+        """The models that a key may call, by name: the list and the check are this one."""
+        found = self._visible.get(scope.models)
+        if found is None:
+            found = {name: route for name, route in self._by_model.items() if matches(scope.models, name)}
+            self._visible[scope.models] = found
+        return found
+
+    def find(self, model: str, scope: Scope) -> Route:
+        """The route of a model. Raises ModelNotAllowed or ModelNotFound."""
+        route = self.visible(scope).get(model)
+        if route is not None:
+            return route
+        if not matches(scope.models, model):
+            raise ModelNotAllowed(
+                f"This key may not call the model {shown(model)}.", param="model", reason=shown(model)
+            )
+        message = f"The model {shown(model)} does not exist."
+        nearest = difflib.get_close_matches(model[:200], list(self.visible(scope)), n=1)
+        if nearest:
+            message += f" Did you mean {nearest[0]!r}?"
+        raise ModelNotFound(message, param="model", reason=shown(model))
+
+
+def matches(patterns: tuple[str, ...], model: str) -> bool:
+    """True when one of the shell-style patterns matches the whole name, case and all."""
+    return any(_compiled(pattern).match(model) is not None for pattern in patterns)
+
+
+@lru_cache(maxsize=1024)  # patterns come from keys, not from requests
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(translate(pattern))
+
+
+def shown(name: str) -> str:
+    """A client's word, quoted and short enough for an error message or a log line."""
+    return repr(name if len(name) <= 80 else name[:77] + "...")

@@ -1,0 +1,1 @@
+"""The carriers of bytes: live sockets, scripts, and (later) tapes."""

@@ -1,0 +1,104 @@
+"""What goes to an upstream and what comes back: bytes, heads, and the seam that carries them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tokenhub_proxy.routes import Upstream
+
+# Upstream headers that a client may see. Everything else stays here: an upstream's cookies,
+# organisation names and rate limits are the operator's business, not the client's.
+CROSSING_HEADERS = frozenset(
+    {
+        "openai-processing-ms",
+        "openai-model",
+        "openai-version",
+        "x-groq-region",
+        "cf-ray",
+    }
+)
+# A header longer than this tells a client nothing and may be an attack on its parser.
+CROSSING_VALUE_LENGTH_MAX = 1024
+
+# What a sink returns when it wants no more for now; `pump` then returns before the end.
+HOLD = True
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One request to an upstream, complete: where, what, and with which headers.
+
+    `path` stands after the upstream's `base_url` and may hold a query. `credential` is the index
+    of the upstream's credential that `headers` carry. `dropped` names the client's fields that
+    this upstream can't be told.
+    """
+
+    upstream: Upstream
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    method: str = "POST"
+    dropped: tuple[str, ...] = ()
+
+
+Sink = Callable[[bytes], bool | None]
+
+
+class Incoming(Protocol):
+    """An upstream's answer whose head has come."""
+
+    status: int
+    headers: Mapping[str, str]  # names in lower case; of a repeated header the last one
+
+    async def pump(self, sink: Sink) -> bool:
+        """Call `sink(data)` in the very callback that read the data, until the body ends.
+
+        Returns True at the clean end of the body, False when the sink returned HOLD: what comes
+        later waits for the next `pump`, and reading is paused meanwhile. Raises
+        UpstreamUnavailable when the body breaks off or a deadline passes, and whatever the sink
+        raises. It may be called again after HOLD; at the end it returns True at once.
+        """
+        ...
+
+    def pause(self) -> None:
+        """Read no more for now: the client can't keep up. Idempotent."""
+        ...
+
+    def resume(self) -> None:
+        """Read on. Idempotent."""
+        ...
+
+
+class Transport(Protocol):
+    """Carries bytes to an upstream and back."""
+
+    def send(self, outgoing: Outgoing) -> AbstractAsyncContextManager[Incoming]:
+        """Send a request and wait for the answer's head.
+
+        Entering raises UpstreamUnavailable, with its `kind`, when no head comes. Leaving gives
+        the connection back when the body ended cleanly and closes it otherwise, at once.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close what is idle; the calls in flight have ended by then."""
+        ...
+
+
+@dataclass(slots=True)
+class Head:
+    """The head of an answer to a client, until it is written."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def crossing(headers: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """The upstream's headers that the client may see: known names, printable ASCII values."""
+    for name in headers.keys() & CROSSING_HEADERS:
+        value = headers[name]
+        if len(value) <= CROSSING_VALUE_LENGTH_MAX and value.isascii() and value.isprintable():
+            yield name, value
