@@ -40,10 +40,15 @@ class Reply(Protocol):
 
     status: int  # for the client, once the first byte is there
     headers: dict[str, str]  # at least content-type
-    usage: Usage  # reported, or an estimate from what was relayed
     finished: bool  # the model ended its answer: [DONE] may be said
-    begun: bool  # `feed` has returned a byte
+    begun: bool  # `feed` has returned a byte, or is about to: the status is committed
+    done: bool  # nothing more is due from the upstream, its body may end
     notes: dict[str, object]  # what the log should know: usage=missing, truncated=1, …
+
+    @property
+    def usage(self) -> Usage:
+        """What the upstream reported, else an estimate from what was relayed."""
+        ...
 
     def feed(self, data: bytes) -> bytes:
         """The upstream's bytes → what may be written to the client now.
