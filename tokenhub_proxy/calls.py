@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import orjson
 
-from tokenhub_proxy.errors import InvalidRequest, UnsupportedMediaType
+from tokenhub_proxy.errors import InvalidRequest, UnsupportedMediaType, shown
 from tokenhub_proxy.prices import estimate_tokens
-from tokenhub_proxy.routes import shown
 
 Endpoint = Literal["chat", "embeddings"]
 
@@ -54,7 +53,6 @@ class Call:
     images: int = 0
     strict: bool = False
     scope_fields: tuple[str, ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)  # the client's, where a dialect reads one
 
     def input_max(self, image_tokens_max: int) -> int:
         """The most tokens the input can be."""
@@ -72,7 +70,6 @@ def parse(
     content_type: str = "application/json",
     owner: str = "",
     strict: bool = False,
-    defaults: Mapping[str, Any] | None = None,
 ) -> Call:
     """A client's body as a Call. Raises InvalidRequest with the `param`, or UnsupportedMediaType."""
     _check_content_type(content_type)
@@ -83,6 +80,24 @@ def parse(
         raise InvalidRequest(f"The body is not valid JSON: {exc.msg}.", reason="bad_json") from None
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.", reason="bad_json")
+    return _understood(body, endpoint, len(raw), owner, strict)
+
+
+def with_defaults(call: Call, defaults: Mapping[str, Any]) -> Call:
+    """The call with the route's default fields where the client sent none."""
+    added = {name: value for name, value in defaults.items() if name not in call.body}
+    if not added:
+        return call
+    length = call.text_bytes + len(orjson.dumps(added))
+    body = {**call.body, **added}
+    return replace(
+        _understood(body, call.endpoint, length, call.owner, call.strict),
+        text_bytes=length,
+        stream=call.stream,
+    )
+
+
+def _understood(body: dict[str, Any], endpoint: Endpoint, length: int, owner: str, strict: bool) -> Call:
     _check_names(body)
     model = _model(body)
     stream = _boolean(body, "stream") and endpoint == "chat"
@@ -90,16 +105,15 @@ def parse(
     if options is not None and not isinstance(options, dict):
         raise InvalidRequest("stream_options must be an object.", param="stream_options")
     usage_asked = bool(options and _boolean(options, "include_usage", "stream_options.include_usage"))
-    choices = 1
-    output_max: int | None = None
+    choices, output_max, media, images = 1, None, 0, 0
     if endpoint == "chat":
         _check_messages(body)
         choices = max(_integer(body, "n", CHOICES_MAX) or 1, _integer(body, "best_of", CHOICES_MAX) or 1)
         limits = [_integer(body, name, OUTPUT_MAX) for name in OUTPUT_LIMITS]
         output_max = max((limit for limit in limits if limit is not None), default=None)
+        media, images = _media(body)
     else:
         _check_input(body)
-    media, images = _media(body) if endpoint == "chat" else (0, 0)
     return Call(
         endpoint=endpoint,
         model=model,
@@ -109,7 +123,7 @@ def parse(
         usage_asked=usage_asked,
         output_max=output_max,
         choices=choices,
-        text_bytes=max(0, len(raw) - media),
+        text_bytes=max(0, length - media),
         images=images,
         strict=strict,
         scope_fields=tuple(name for name in SCOPE_FIELDS if name in body),

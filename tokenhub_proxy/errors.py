@@ -239,3 +239,8 @@ class InternalError(ProxyError):
 
     def __init__(self) -> None:
         super().__init__("Something went wrong inside the proxy.")
+
+
+def shown(name: str) -> str:
+    """A client's word, quoted and short enough for an error message or a log line."""
+    return repr(name if len(name) <= 80 else name[:77] + "...")

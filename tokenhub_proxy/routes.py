@@ -10,9 +10,16 @@ from fnmatch import translate
 from functools import lru_cache
 from typing import Any
 
-from tokenhub_proxy.errors import ModelNotAllowed, ModelNotFound
+from tokenhub_proxy.calls import Call
+from tokenhub_proxy.errors import InvalidRequest, ModelNotAllowed, ModelNotFound, shown
 from tokenhub_proxy.keys import Scope
 from tokenhub_proxy.prices import Price
+
+# A chat model without a configured limit gets this one, sent upstream: an answer without a bound
+# could cost anything.
+OUTPUT_MAX_ASSUMED = 4096
+# The least a client gets of an answer whose limit the balance decides; less is refused.
+OUTPUT_MIN_AFFORDABLE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,12 @@ class Target:
     weight: int = 1
     priority: int = 1
 
+    def check(self, call: Call) -> None:
+        """Refuse fields that choose models or hosts past the scope, unless they may go there."""
+        for name in call.scope_fields:
+            if name not in self.upstream.allow_fields:
+                raise InvalidRequest(f"The field {name!r} is not allowed here.", param=name)
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -81,6 +94,28 @@ class Route:
             first = _draw(group, fraction)
             yield first
             yield from (target for target in group if target is not first)
+
+    def bound(self, call: Call, left: int | None) -> tuple[int, int | None]:
+        """The most a call can cost in nanodollars, and the output limit to send upstream, if any.
+
+        A limit that the client states is covered as it is. Where it states none the model's own
+        counts; and where `left` can't cover that, as much as it buys, if that is worth an answer.
+        """
+        price, input_max = self.price, call.input_max(self.image_tokens_max)
+        if call.endpoint == "embeddings":
+            return price.ceiling(input_max, 0), None
+        if call.output_max is not None:
+            return price.ceiling(input_max, call.output_max * call.choices), None
+        if price.free:
+            return 0, None
+        output_max = self.output_max or OUTPUT_MAX_ASSUMED
+        amount = price.ceiling(input_max, output_max * call.choices)
+        if left is not None and amount > left:
+            affordable = price.affordable_output(input_max, left)
+            if affordable is not None and affordable >= OUTPUT_MIN_AFFORDABLE * call.choices:
+                output_max = affordable // call.choices
+                return price.ceiling(input_max, output_max * call.choices), output_max
+        return amount, None if self.output_max else output_max
 
 
 def _draw(group: list[Target], fraction: float) -> Target:
@@ -134,8 +169,3 @@ def matches(patterns: tuple[str, ...], model: str) -> bool:
 @lru_cache(maxsize=1024)  # patterns come from keys, not from requests
 def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(translate(pattern))
-
-
-def shown(name: str) -> str:
-    """A client's word, quoted and short enough for an error message or a log line."""
-    return repr(name if len(name) <= 80 else name[:77] + "...")

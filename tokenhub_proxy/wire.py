@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from tokenhub_proxy.routes import Upstream
@@ -63,6 +63,14 @@ class Incoming(Protocol):
         """
         ...
 
+    def linger(self, grace_s: float) -> None:
+        """The answer is complete: `pump` returns, as at HOLD, if the body has not ended by then."""
+        ...
+
+    def cut(self, error: Exception) -> None:
+        """Make the running `pump` raise this error; without one it is raised by the next."""
+        ...
+
     def pause(self) -> None:
         """Read no more for now: the client can't keep up. Idempotent."""
         ...
@@ -88,12 +96,42 @@ class Transport(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Head:
-    """The head of an answer to a client, until it is written."""
+class RequestHeaders(Protocol):
+    """The client's headers, names in any case."""
 
-    status: int
-    headers: dict[str, str] = field(default_factory=dict)
+    def get(self, name: str, default: str = "", /) -> str | None: ...
+    def getall(self, name: str, default: Sequence[str] = (), /) -> Sequence[str]: ...
+
+
+class Client(Protocol):
+    """The other side: one request and its answer. A client that leaves cancels the exchange."""
+
+    peer: str
+    headers: RequestHeaders
+    query_credentials: Sequence[str]  # names of query parameters that carry a credential
+    bytes_out: int
+    begun: bool  # the head of the answer is written
+    source: Incoming | None  # paused while this client can't keep up
+
+    async def body(self, bytes_max: int) -> bytes:
+        """The whole request body. Raises RequestTooLarge, RequestTimeout, UnsupportedMediaType."""
+        ...
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Remember the head. It is written with the first bytes, and may change until then."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Write to the client in this very callback."""
+        ...
+
+    async def end(self, data: bytes) -> None:
+        """The last bytes and the clean end. An answer not begun is written at once, whole."""
+        ...
+
+    async def abort(self, data: bytes) -> None:
+        """The last bytes, and an end that no client takes for a clean one."""
+        ...
 
 
 def crossing(headers: Mapping[str, str]) -> Iterable[tuple[str, str]]:

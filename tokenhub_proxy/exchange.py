@@ -1,0 +1,77 @@
+"""Exchange: the one record of what happened, from the first byte of a request to its settlement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tokenhub_proxy.calls import Call
+from tokenhub_proxy.errors import ProxyError
+from tokenhub_proxy.keys import Key
+from tokenhub_proxy.ledger import Ending, Hold
+from tokenhub_proxy.prices import Usage
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """What the log, the metrics and the books are told. It holds no prompt, answer or secret.
+
+    Times are seconds: `started_at` and `ended_at` since 1970, the others from a clock that never
+    goes back. Amounts are nanodollars.
+    """
+
+    id: str
+    endpoint: str
+    started_at: float
+    started_s: float
+    peer: str = ""
+    key: Key | None = None
+    call: Call | None = None
+    upstream: str = ""
+    upstream_model: str = ""
+    attempts: list[str] = field(default_factory=list)
+    status: int = 0
+    error: ProxyError | None = None
+    gone: str = ""  # the phase in which the client left
+    usage: Usage = Usage()
+    cost: int = 0
+    hold: Hold | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    first_byte_s: float | None = None
+    ended_s: float = 0.0
+    notes: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def duration_s(self) -> float:
+        return self.ended_s - self.started_s
+
+    @property
+    def first_byte_ms(self) -> int | None:
+        if self.first_byte_s is None:
+            return None
+        return round((self.first_byte_s - self.started_s) * 1000)
+
+    @property
+    def billing(self) -> str:
+        """How the call was paid: nothing held, released, by usage, or by estimate."""
+        if self.hold is None or self.hold.ending is None:
+            return "none"
+        if self.hold.ending.status != "settled":
+            return "void"
+        return "usage" if self.usage.reported else "estimate"
+
+    def ending(self, produced: bool, now: float) -> Ending:
+        """The ending of the hold: settled where something was produced, else released."""
+        error = self.error
+        reason = self.gone or (error.reason or error.code if error is not None else "")
+        return Ending(
+            status="settled" if produced else "released",
+            at=now,
+            cost=self.cost if produced else 0,
+            usage=self.usage if produced else Usage(),
+            upstream=self.upstream,
+            reason=reason,
+            http_status=self.status or (error.http_status if error is not None else 0),
+            first_byte_ms=self.first_byte_ms,
+            attempts=tuple(self.attempts),
+        )

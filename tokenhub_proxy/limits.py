@@ -1,0 +1,201 @@
+"""Requests, tokens and concurrency of each key, counted over a sliding minute. Time is an argument."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+
+from tokenhub_proxy.errors import RateLimited
+from tokenhub_proxy.keys import Scope
+
+WINDOW_S = 60.0
+# Amounts are kept per tenth of a second: 600 places a window, however high the limit. A place is
+# dropped only when all of it has left the window, so no window ever admits more than its limit.
+PLACES_PER_S = 10
+_WINDOW_PLACES = int(WINDOW_S * PLACES_PER_S) + 1
+# A client over its concurrency limit may try again when one of its calls has ended: soon.
+CONCURRENT_RETRY_S = 1.0
+
+
+class Window:
+    """How much was admitted in the last minute."""
+
+    __slots__ = ("_places", "total")
+
+    def __init__(self) -> None:
+        self._places: deque[list[int]] = deque()  # [place, amount], oldest first
+        self.total = 0
+
+    def expire(self, now_s: float) -> None:
+        """Forget what has left the window."""
+        places, oldest = self._places, int(now_s * PLACES_PER_S) - _WINDOW_PLACES
+        while places and places[0][0] <= oldest:
+            self.total -= places.popleft()[1]
+
+    def add(self, amount: int, now_s: float) -> list[int]:
+        """Count an amount. What is returned can be given to `amend`."""
+        place = int(now_s * PLACES_PER_S)
+        places = self._places
+        if not places or places[-1][0] < place:
+            places.append([place, 0])
+        places[-1][1] += amount
+        self.total += amount
+        return places[-1]
+
+    def amend(self, place: list[int], change: int, now_s: float) -> None:
+        """Correct what was counted before: less at its own time, more at this one."""
+        if change > 0:
+            self.add(change, now_s)
+        elif self._places and self._places[0][0] <= place[0]:
+            place[1] += change
+            self.total += change
+
+    def wait_s(self, amount: int, limit: int, now_s: float) -> float:
+        """Seconds until `amount` more fits under the limit; 0 when it fits now."""
+        over = self.total + amount - limit
+        for place, counted in self._places:
+            if over <= 0:
+                break
+            over -= counted
+            if over <= 0:
+                return max(0.1, (place + _WINDOW_PLACES) / PLACES_PER_S - now_s)
+        return 0.0 if over <= 0 else WINDOW_S
+
+    def reset_s(self, now_s: float) -> float:
+        """Seconds until nothing of the last minute counts any more."""
+        if not self._places:
+            return 0.0
+        return max(0.0, (self._places[-1][0] + _WINDOW_PLACES) / PLACES_PER_S - now_s)
+
+
+class Meter:
+    """The counters of one key. They outlive a change of its limits."""
+
+    __slots__ = ("concurrent", "requests", "tokens")
+
+    def __init__(self) -> None:
+        self.requests = Window()
+        self.tokens = Window()
+        self.concurrent = 0
+
+
+class Admission:
+    """One admitted call: `with` it, and tell `used` when its tokens are known."""
+
+    __slots__ = ("_counted", "_meter", "_place", "_scope", "now_s")
+
+    def __init__(
+        self, meter: Meter, scope: Scope, counted: int, place: list[int] | None, now_s: float
+    ) -> None:
+        self._meter = meter
+        self._scope = scope
+        self._counted = counted
+        self._place = place
+        self.now_s = now_s
+
+    def used(self, tokens: int, now_s: float) -> None:
+        """Replace the estimate that was counted by what the call took."""
+        if self._place is not None:
+            self._meter.tokens.amend(self._place, tokens - self._counted, now_s)
+            self._place = None
+
+    def headers(self) -> dict[str, str]:
+        """The `x-ratelimit-*` headers of the answer; none where the key has no limit."""
+        return _headers(self._meter, self._scope, self.now_s)
+
+    def __enter__(self) -> Admission:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._meter.concurrent -= 1
+
+
+class Limits:
+    """The meters of all keys."""
+
+    def __init__(self) -> None:
+        self._meters: dict[str, Meter] = {}  # by key id: as many as there are keys
+
+    def meter(self, key_id: str) -> Meter:
+        meter = self._meters.get(key_id)
+        if meter is None:
+            meter = self._meters[key_id] = Meter()
+        return meter
+
+    def admit(self, key_id: str, scope: Scope, tokens: int, now_s: float) -> Admission:
+        """Count one call of about so many tokens, or raise RateLimited and count nothing.
+
+        `now_s` is a clock that never goes back. A call larger than the whole limit of tokens is
+        counted as the limit: it is admitted alone rather than never.
+        """
+        meter = self.meter(key_id)
+        counted, place = 0, None
+        if scope.requests_per_minute is not None:
+            meter.requests.expire(now_s)
+            _refuse_over(meter.requests, 1, scope.requests_per_minute, "requests", meter, scope, now_s)
+        if scope.tokens_per_minute is not None:
+            meter.tokens.expire(now_s)
+            counted = min(tokens, scope.tokens_per_minute)
+            _refuse_over(meter.tokens, counted, scope.tokens_per_minute, "tokens", meter, scope, now_s)
+        if scope.concurrent is not None and meter.concurrent >= scope.concurrent:
+            raise KeyRateLimited(
+                f"This key may make {scope.concurrent} calls at a time.",
+                CONCURRENT_RETRY_S,
+                _headers(meter, scope, now_s),
+                "concurrent",
+            )
+        if scope.requests_per_minute is not None:
+            meter.requests.add(1, now_s)
+        if scope.tokens_per_minute is not None:
+            place = meter.tokens.add(counted, now_s)
+        meter.concurrent += 1
+        return Admission(meter, scope, counted, place, now_s)
+
+
+class KeyRateLimited(RateLimited):
+    """429, with the headers that tell where the key stands."""
+
+    def __init__(self, message: str, retry_after_s: float, standing: Mapping[str, str], reason: str) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, reason=reason)
+        self._standing = standing
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), **self._standing}
+
+
+def _refuse_over(
+    window: Window, amount: int, limit: int, unit: str, meter: Meter, scope: Scope, now_s: float
+) -> None:
+    wait_s = window.wait_s(amount, limit, now_s)
+    if wait_s > 0:
+        raise KeyRateLimited(
+            f"This key may use {limit} {unit} per minute. Try again in {_duration(wait_s)}.",
+            wait_s,
+            _headers(meter, scope, now_s),
+            unit,
+        )
+
+
+def _headers(meter: Meter, scope: Scope, now_s: float) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for unit, window, limit in (
+        ("requests", meter.requests, scope.requests_per_minute),
+        ("tokens", meter.tokens, scope.tokens_per_minute),
+    ):
+        if limit is not None:
+            found[f"x-ratelimit-limit-{unit}"] = str(limit)
+            found[f"x-ratelimit-remaining-{unit}"] = str(max(0, limit - window.total))
+            found[f"x-ratelimit-reset-{unit}"] = _duration(window.reset_s(now_s))
+    return found
+
+
+def _duration(seconds: float) -> str:
+    """A duration as OpenAI writes it: `120ms`, `1s`, `6m0s`."""
+    milliseconds = -int(-seconds * 1000 // 1)
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, whole = divmod(-(-milliseconds // 1000), 60)
+    return f"{minutes}m{whole}s" if minutes else f"{whole}s"
