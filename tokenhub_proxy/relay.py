@@ -141,6 +141,10 @@ class Relay:
             # The last bytes, [DONE] among them, are said only now that the books are durable.
             await self._end(exchange, client, reply)
 
+    def now(self) -> float:
+        """Seconds since 1970, by the clock that quota windows follow."""
+        return self._clock()
+
     # --- the steps, in their order
 
     def identify(self, client: Client) -> Key:

@@ -104,6 +104,8 @@ class Route:
         price, input_max = self.price, call.input_max(self.image_tokens_max)
         if call.endpoint == "embeddings":
             return price.ceiling(input_max, 0), None
+        if self.embeddings_only:
+            raise InvalidRequest(f"The model {self.model!r} serves embeddings only.", param="model")
         if call.output_max is not None:
             return price.ceiling(input_max, call.output_max * call.choices), None
         if price.free:

@@ -1,0 +1,127 @@
+"""What is told of finished exchanges: one log line each, and counters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import IO
+
+import orjson
+
+from tokenhub_proxy.exchange import Exchange
+
+Observer = Callable[[Exchange], None]
+
+
+def fields(exchange: Exchange) -> dict[str, object]:
+    """The members of a log line, in their order. No prompt, no answer, no secret."""
+    call, error, hold = exchange.call, exchange.error, exchange.hold
+    found: dict[str, object] = {
+        "event": "request_end",
+        "id": exchange.id,
+        "at": round(exchange.started_at, 3),
+        "key_id": exchange.key.id if exchange.key is not None else None,
+        "endpoint": exchange.endpoint,
+        "model": call.model if call is not None else None,
+        "upstream": exchange.upstream or None,
+        "status": 499 if exchange.gone else exchange.status,
+        "code": error.code if error is not None else None,
+        "bytes_in": exchange.bytes_in,
+        "bytes_out": exchange.bytes_out,
+        "ttfb_ms": exchange.first_byte_ms,
+        "dur_ms": round(exchange.duration_s * 1000),
+        "hold_n": hold.amount if hold is not None else 0,
+        "charge_n": exchange.cost,
+        "billing": exchange.billing,
+        "reason": exchange.gone or (error.reason if error is not None else "") or None,
+        **exchange.notes,
+    }
+    if len(exchange.attempts) > 1 or error is not None:
+        found["attempts"] = exchange.attempts
+    return found
+
+
+class JsonLog:
+    """Writes one JSON line per exchange."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._write = stream.write
+        self._flush = stream.flush
+
+    def __call__(self, exchange: Exchange) -> None:
+        self._write(orjson.dumps(fields(exchange), option=orjson.OPT_APPEND_NEWLINE).decode())
+        self._flush()
+
+
+class TextLog:
+    """Writes one line for people per exchange."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._write = stream.write
+        self._flush = stream.flush
+
+    def __call__(self, exchange: Exchange) -> None:
+        told = fields(exchange)
+        key = exchange.key.name if exchange.key is not None else "-"
+        reason = f" {told['code']} ({told['reason']})" if told["code"] else ""
+        usage = exchange.usage
+        self._write(
+            f"{told['status']} {key} {told['model'] or exchange.endpoint} → {told['upstream'] or '-'} "
+            f"{told['dur_ms']} ms, {usage.input_total}+{usage.output} tokens, {told['billing']}{reason} "
+            f"{exchange.id}\n"
+        )
+        self._flush()
+
+
+def log_to(stream: IO[str], form: str) -> Observer | None:
+    """The access log in the configured form; `auto` is text on a terminal and JSON elsewhere."""
+    if form == "off":
+        return None
+    if form == "text" or (form == "auto" and stream.isatty()):
+        return TextLog(stream)
+    return JsonLog(stream)
+
+
+class Counters:
+    """How many exchanges ended how; the names of Prometheus, in a form that costs two additions."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[str, str, int, str]] = Counter()
+        self.tokens: Counter[tuple[str, str, str]] = Counter()
+        self.spend_nanos: Counter[tuple[str, str]] = Counter()
+
+    def __call__(self, exchange: Exchange) -> None:
+        # Only configured models become labels: a client's invention must not grow the table.
+        model = exchange.hold.model if exchange.hold is not None else ""
+        code = exchange.error.code if exchange.error is not None else exchange.gone and "client_gone"
+        self.requests[model, exchange.upstream, exchange.status, code or ""] += 1
+        if exchange.cost or exchange.usage.total:
+            self.tokens[model, exchange.upstream, "input"] += exchange.usage.input_total
+            self.tokens[model, exchange.upstream, "output"] += exchange.usage.output
+            self.spend_nanos[model, exchange.upstream] += exchange.cost
+
+    def render(self, in_flight: int) -> str:
+        """The Prometheus text format."""
+        lines = ["# TYPE tokenhub_requests_total counter"]
+        for (model, upstream, status, code), count in sorted(self.requests.items()):
+            labels = _labels(model=model, upstream=upstream, status=str(status), code=code)
+            lines.append(f"tokenhub_requests_total{labels} {count}")
+        lines.append("# TYPE tokenhub_tokens_total counter")
+        for (model, upstream, kind), count in sorted(self.tokens.items()):
+            lines.append(f"tokenhub_tokens_total{_labels(model=model, upstream=upstream, kind=kind)} {count}")
+        lines.append("# TYPE tokenhub_spend_usd_total counter")
+        for (model, upstream), nanos in sorted(self.spend_nanos.items()):
+            lines.append(
+                f"tokenhub_spend_usd_total{_labels(model=model, upstream=upstream)} {nanos / 1e9:.9f}"
+            )
+        lines += ["# TYPE tokenhub_in_flight gauge", f"tokenhub_in_flight {in_flight}", ""]
+        return "\n".join(lines)
+
+
+def _labels(**labels: str) -> str:
+    pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
+    return "{" + pairs + "}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

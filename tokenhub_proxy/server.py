@@ -1,0 +1,296 @@
+"""The HTTP server: which route is whose, and every answer and every error in the contract's shape."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+from aiohttp import web
+
+from tokenhub_proxy import keys
+from tokenhub_proxy.calls import Endpoint
+from tokenhub_proxy.connection import AiohttpClient, Server, answer, answer_error
+from tokenhub_proxy.errors import (
+    InternalError,
+    InvalidRequest,
+    LedgerUnavailable,
+    MethodNotAllowed,
+    NotFound,
+    ProxyError,
+    ShuttingDown,
+    shown,
+)
+from tokenhub_proxy.keys import Key
+from tokenhub_proxy.ledger import Receipt
+from tokenhub_proxy.prices import format_usd, format_usd_per_token
+from tokenhub_proxy.relay import Relay
+from tokenhub_proxy.routes import Route
+
+log = logging.getLogger(__name__)
+
+METERED: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/embeddings": "embeddings"}
+# What a browser's script may read of an answer.
+EXPOSED = (
+    "x-request-id, retry-after, x-should-retry, x-tokenhub-cost-usd, x-tokenhub-dropped, "
+    "x-tokenhub-output-max, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
+    "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, "
+    "x-ratelimit-reset-tokens"
+)
+_HEADER_NAMES = re.compile(r"[A-Za-z0-9, _-]{1,2000}")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A whole answer."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = "application/json"
+
+
+Handler = Callable[[AiohttpClient, str], Awaitable[Page]]
+
+
+class Application:
+    """All routes over one relay. `render_metrics` gives the Prometheus text."""
+
+    def __init__(
+        self,
+        relay: Relay,
+        *,
+        cors_origins: tuple[str, ...],
+        request_id: Callable[[], str],
+        render_metrics: Callable[[], str],
+        started_at: float,
+    ) -> None:
+        self._relay = relay
+        self._request_id = request_id
+        self._render_metrics = render_metrics
+        self._created = int(started_at)
+        self.cors_origins = cors_origins
+        self._routes: dict[str, Handler] = {
+            "/v1/models": self._models,
+            "/v1/key": self._key,
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+        }
+        # A path's last part may be anything: a model's name has slashes.
+        self._prefixes: dict[str, Handler] = {
+            "/v1/models/": self._model,
+            "/v1/receipts/": self._receipt,
+        }
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Serve one request of an aiohttp connection."""
+        client = AiohttpClient(request, self._cors(request))
+        path = request.raw_path.partition("?")[0]
+        endpoint = METERED.get(path)
+        try:
+            if endpoint is not None and request.method == "POST" and request.version <= (1, 1):
+                await self._relay.handle(client, endpoint)
+            else:
+                await self._plain(client, request, path)
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception:
+            # The relay has told the client already; the others are told here.
+            log.exception("unexpected error in %s %s", request.method, shown(path))
+            if not client.begun:
+                await answer_error(client, InternalError(), self._request_id())
+        return client.written()
+
+    async def _plain(self, client: AiohttpClient, request: web.BaseRequest, path: str) -> None:
+        id = self._request_id()
+        try:
+            if request.version > (1, 1):
+                raise InvalidRequest("Only HTTP/1.0 and HTTP/1.1 are spoken here.", status=505)
+            if request.method == "OPTIONS" and path.startswith("/"):
+                await answer(client, 204, {"x-request-id": id, **self._preflight(request)}, b"")
+                return
+            handler = self._find(request.method, path)
+            page = await handler(client, path)
+        except ProxyError as error:
+            await answer_error(client, error, id)
+            return
+        await answer(client, page.status, {"content-type": page.content_type, "x-request-id": id}, page.body)
+
+    def _find(self, method: str, path: str) -> Handler:
+        if not path.startswith("/"):
+            raise InvalidRequest("The request target must be a path.", reason="bad_target")
+        handler, allowed = self._routes.get(path), "GET, OPTIONS"
+        if handler is None:
+            for prefix, candidate in self._prefixes.items():
+                if path.startswith(prefix) and len(path) > len(prefix):
+                    handler = candidate
+        if handler is None and path in METERED:
+            allowed = "POST, OPTIONS"
+        elif handler is None:
+            raise NotFound(f"There is no {shown(path)} here.")
+        elif method == "GET":
+            return handler
+        raise MethodNotAllowed(f"{path} takes {allowed.partition(',')[0]} only.", allowed=allowed)
+
+    # --- browsers
+
+    def _cors(self, request: web.BaseRequest) -> Mapping[str, str]:
+        origin = request.headers.get("Origin")
+        if origin is None or not self.cors_origins:
+            return {}
+        if "*" in self.cors_origins:
+            return {"access-control-allow-origin": "*", "access-control-expose-headers": EXPOSED}
+        if origin not in self.cors_origins:
+            return {"vary": "Origin"}
+        return {
+            "access-control-allow-origin": origin,
+            "access-control-expose-headers": EXPOSED,
+            "vary": "Origin",
+        }
+
+    def _preflight(self, request: web.BaseRequest) -> Mapping[str, str]:
+        asked = request.headers.get("Access-Control-Request-Headers", "")
+        found = {"allow": "GET, POST, OPTIONS"}
+        if "Origin" in request.headers:
+            found["access-control-allow-methods"] = "GET, POST, OPTIONS"
+            found["access-control-max-age"] = "86400"
+            if _HEADER_NAMES.fullmatch(asked):
+                found["access-control-allow-headers"] = asked
+        return found
+
+    # --- the routes
+
+    async def _models(self, client: AiohttpClient, path: str) -> Page:
+        key = self._relay.identify(client)
+        visible = self._relay.serving.routes.visible(key.scope)
+        data = [model_object(route, self._created) for route in visible.values()]
+        return _json({"object": "list", "data": data})
+
+    async def _model(self, client: AiohttpClient, path: str) -> Page:
+        key = self._relay.identify(client)
+        route = self._relay.serving.routes.find(unquote(path.removeprefix("/v1/models/")), key.scope)
+        return _json(model_object(route, self._created))
+
+    async def _key(self, client: AiohttpClient, path: str) -> Page:
+        return _json(key_object(self._relay.identify(client), self._relay))
+
+    async def _receipt(self, client: AiohttpClient, path: str) -> Page:
+        key = self._relay.identify(client)
+        id = path.removeprefix("/v1/receipts/")
+        receipt = await self._relay.ledger.receipt(id)
+        if receipt is None or receipt.account != key.account:
+            raise NotFound(f"There is no receipt {shown(id)}.")
+        return _json(receipt_object(receipt))
+
+    async def _healthz(self, client: AiohttpClient, path: str) -> Page:
+        return _json({"status": "ok"})
+
+    async def _readyz(self, client: AiohttpClient, path: str) -> Page:
+        if self._relay.draining:
+            raise ShuttingDown
+        reason = self._relay.ledger.unavailable
+        if reason is not None:
+            raise LedgerUnavailable(reason)
+        return _json({"status": "ok"})
+
+    async def _metrics(self, client: AiohttpClient, path: str) -> Page:
+        return Page(self._render_metrics().encode(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _json(found: object) -> Page:
+    return Page(orjson.dumps(found))
+
+
+def model_object(route: Route, created: int) -> dict[str, Any]:
+    """A model as `/v1/models` lists it; prices are decimal strings, USD per token."""
+    price = route.price
+    return {
+        "id": route.model,
+        "object": "model",
+        "created": created,
+        "owned_by": "tokenhub",
+        "context_length": route.context_length,
+        "max_output_tokens": route.output_max,
+        "pricing": {
+            "prompt": format_usd_per_token(price.input),
+            "completion": format_usd_per_token(price.output),
+            "input_cache_read": format_usd_per_token(price.cached),
+            "input_cache_write": format_usd_per_token(price.cache_write),
+        },
+    }
+
+
+def key_object(key: Key, relay: Relay) -> dict[str, Any]:
+    """What `/v1/key` tells a key about itself."""
+    scope, account = key.scope, relay.ledger.account(key.account)
+    quota = None
+    if scope.quota_nanos is not None:
+        window = relay.ledger.window(keys.period_name(key.name, scope.quota_per, relay.now()))
+        quota = {
+            "usd": format_usd(scope.quota_nanos),
+            "per": scope.quota_per,
+            "used_usd": format_usd(window.posted),
+            "left_usd": format_usd(max(0, scope.quota_nanos - window.posted - window.held)),
+        }
+    limited = account is not None and not account.unlimited
+    return {
+        "name": key.name,
+        "account": key.account,
+        "balance_usd": format_usd(account.posted) if account is not None and limited else None,
+        "held_usd": format_usd(account.held if account is not None else 0),
+        "quota": quota,
+        "rate": {
+            "requests_per_minute": scope.requests_per_minute,
+            "tokens_per_minute": scope.tokens_per_minute,
+            "concurrent": scope.concurrent,
+        },
+        "models": list(scope.models),
+        "ips": list(scope.ips),
+        "expires_at": None if scope.expires_at is None else timestamp(scope.expires_at),
+    }
+
+
+def receipt_object(receipt: Receipt) -> dict[str, Any]:
+    """A receipt as `/v1/receipts/{id}` shows it."""
+    usage = receipt.usage
+    return {
+        "request_id": receipt.request_id,
+        "status": receipt.status,
+        "model": receipt.model,
+        "upstream": receipt.upstream or None,
+        "usage": None
+        if usage is None
+        else {
+            "input_tokens": usage.input,
+            "cached_tokens": usage.cached,
+            "cache_write_tokens": usage.cache_write,
+            "output_tokens": usage.output,
+            "reasoning_tokens": usage.reasoning,
+        },
+        "estimated": usage is not None and receipt.status == "settled" and not usage.reported,
+        "reason": receipt.reason or None,
+        "hold_usd": format_usd(receipt.hold),
+        "cost_usd": format_usd(receipt.cost),
+        "attempts": list(receipt.attempts),
+        "started_at": timestamp(receipt.started_at),
+        "ended_at": None if receipt.ended_at is None else timestamp(receipt.ended_at),
+    }
+
+
+def timestamp(at: float) -> str:
+    """Seconds since 1970 as RFC 3339 in UTC, with milliseconds."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+async def listen(application: Application, host: str, port: int) -> tuple[Server, asyncio.Server]:
+    """Accept connections; port 0 picks a free one."""
+    server = Server(application.handle)
+    # A burst of clients at once waits in the kernel rather than being refused.
+    listener = await asyncio.get_running_loop().create_server(server, host, port, backlog=2048)
+    return server, listener
