@@ -20,6 +20,9 @@ UPSTREAM = "upstream:"
 # the settlement is written when storage returns.
 ENDING_WAIT_S = 10.0
 
+# Which module opens the books of a URL's scheme; imported when it is chosen, by wiring alone.
+LEDGERS = {"sqlite": "tokenhub_proxy.ledger.sqlite"}
+
 Status = Literal["held", "settled", "released", "expired"]
 Kind = Literal["credit", "debit", "charge", "writeoff"]
 UsageBy = Literal["key", "model", "upstream", "day"]
@@ -128,6 +131,7 @@ class Receipt:
     http_status: int = 0
     first_byte_ms: int | None = None
     attempts: tuple[str, ...] = ()
+    hold_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,25 @@ class UsageRow:
     requests: int
     usage: Usage
     cost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What an Idempotency-Key stands for: the digest of its body and the request it began."""
+
+    digest: bytes
+    request_id: str
+    at: float
+    status: Status = "held"
+    http_status: int = 0
+
+
+class LedgerRefused(Exception):
+    """The books can't be opened. The message is for people and says what to do."""
+
+
+class LedgerInUse(LedgerRefused):
+    """Another process owns the books; the message names it."""
 
 
 class Ledger(Protocol):
@@ -217,10 +240,20 @@ class Ledger(Protocol):
         """
         ...
 
+    def remembered(self, key_id: str, idempotency_key: str) -> Remembered | None:
+        """What this key's Idempotency-Key of the last 24 hours stands for; a released call is free again."""
+        ...
+
     # --- reports
 
     def receipt(self, request_id: str) -> Awaitable[Receipt | None]:
         """What the books know of a request, or None."""
+        ...
+
+    def requests(
+        self, account: str | None = None, before: int | None = None, limit: int = 100
+    ) -> Awaitable[Sequence[Receipt]]:
+        """The newest requests first, at most 100; the next page is `before` the last one's hold id."""
         ...
 
     def entries(self) -> AsyncIterator[Entry]:
@@ -233,6 +266,14 @@ class Ledger(Protocol):
 
     def verify(self) -> Awaitable[Sequence[str]]:
         """Re-add every balance from its entries; each difference as a line for people."""
+        ...
+
+    def backup(self, path: str) -> Awaitable[None]:
+        """Write a whole, consistent copy of the books to a new file, while they are in use."""
+        ...
+
+    def purge(self, before: float) -> Awaitable[int]:
+        """Forget the calls begun before that time, and say how many; entries and usage stay."""
         ...
 
     @property

@@ -1,0 +1,80 @@
+"""What one step did to the books: the words between memory and the file.
+
+`waiter` belongs to whoever waits for the change to be durable; `error` is why the file refused it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tokenhub_proxy.keys import Key
+from tokenhub_proxy.ledger import WORLD, Account, Ending, Entry, Hold, Kind
+
+
+@dataclass(slots=True, eq=False)
+class Placed:
+    """A hold was placed. `abandoned` says that nobody will use it, should it still become durable."""
+
+    id: int
+    hold: Hold
+    durable: bool = False
+    abandoned: bool = False
+    waiter: Any = None
+    error: Exception | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Ended:
+    """A hold has ended: `charge` is what the account pays, `writeoff` what nobody pays."""
+
+    placed: Placed
+    ending: Ending
+    charge: int
+    writeoff: int
+    taken_at: float = 0.0
+    waiter: Any = None
+    error: Exception | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Booked:
+    """Money in or out. The file answers with the `entry`; `fresh` is False for a repeated reference."""
+
+    account: str
+    kind: Kind
+    amount: int
+    at: float
+    note: str
+    reference: str | None = None
+    entry: Entry | None = None
+    fresh: bool = False
+    waiter: Any = None
+    error: Exception | None = None
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """The debit and the credit side."""
+        return (WORLD, self.account) if self.kind == "credit" else (self.account, WORLD)
+
+
+@dataclass(slots=True, eq=False)
+class Opened:
+    """Accounts are new or differ in being unlimited; with `declared`, the config's keys change too."""
+
+    accounts: tuple[Account, ...]
+    declared: tuple[Key, ...] | None = None
+    waiter: Any = None
+    error: Exception | None = None
+
+
+@dataclass(slots=True, eq=False)
+class KeyPut:
+    """A key is new or has a new state."""
+
+    key: Key
+    waiter: Any = None
+    error: Exception | None = None
+
+
+Change = Placed | Ended | Booked | Opened | KeyPut

@@ -1,0 +1,211 @@
+"""The ledger's file: its lock, its connection, its version, and the books as it has them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sqlite3
+from collections.abc import Callable
+from typing import Literal
+
+from tokenhub_proxy.keys import Key
+from tokenhub_proxy.ledger import Account, Hold, LedgerInUse, LedgerRefused, Remembered, Window
+from tokenhub_proxy.ledger.books import REMEMBERED_S, WINDOW_KEPT_S, Books
+from tokenhub_proxy.ledger.rows import KEY_COLUMNS, Connection, error_name, read_key
+from tokenhub_proxy.ledger.schema import APPLICATION_ID, MIGRATIONS, VERSION
+from tokenhub_proxy.prices import Price
+
+Durability = Literal["full", "process"]
+MEMORY = ":memory:"
+
+# Another process (a backup tool, a shell) may hold the file's lock so long before a write fails.
+BUSY_TIMEOUT_MS = 2000
+# A burst may grow the log beyond its usual 4 MB; this much of it is kept on disk afterwards.
+JOURNAL_SIZE_MAX = 64 * 2**20
+
+
+def path_of(url: str) -> str:
+    """The path in a ledger's URL: relative after three slashes, absolute after four, or :memory:."""
+    path = url.removeprefix("sqlite:///")
+    if not path or "://" in path:
+        raise LedgerRefused(f"{url!r} names no ledger; write sqlite:///FILE or sqlite:////ABSOLUTE/FILE.")
+    return path if path == MEMORY else os.path.realpath(path)
+
+
+class Lock:
+    """Keeps every other process off a ledger, for as long as this one lives."""
+
+    def __init__(self, path: str, now_s: float) -> None:
+        """Raises LedgerInUse, which says who has it, or LedgerRefused."""
+        self.path = f"{path}.lock"
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LedgerRefused(f"{self.path}: {error.strerror}.") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.pread(self._file, 500, 0).decode(errors="replace").strip()
+            os.close(self._file)
+            raise LedgerInUse(f"{path} is in use by {owner or 'another process'}.") from error
+        # It is never unlinked: a process that waits for the old file would not see a new one.
+        owner = f"process {os.getpid()} on {socket.gethostname()} since {now_s:.0f}\n"
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, owner.encode(), 0)
+
+    def release(self) -> None:
+        os.close(self._file)
+
+
+def connect_sqlite3(path: str) -> Connection:
+    """A connection in autocommit mode: transactions begin where we say so."""
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
+
+
+def connect(path: str, durability: Durability, factory: Callable[[str], Connection]) -> Connection:
+    """A connection that writes as durably as asked for."""
+    connection = factory(path)
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        if path != MEMORY:
+            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            if mode != "wal":
+                raise LedgerRefused(f"{path}: its file system can't keep a write-ahead log ({mode}).")
+            connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
+            connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_SIZE_MAX}")
+        connection.execute("PRAGMA foreign_keys = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def prepare(connection: Connection, path: str) -> None:
+    """Check that the file is ours, whole and of a known version; bring it to the newest.
+
+    Raises LedgerRefused. Nothing is ever written over a file that is refused.
+    """
+    try:
+        ours = _single(connection, "PRAGMA application_id")
+        version = _single(connection, "PRAGMA user_version")
+        tables = _single(connection, "SELECT count(*) FROM sqlite_schema")
+    except Exception as error:
+        raise _damaged(path, error_name(error)) from error
+    if ours != APPLICATION_ID and (ours or version or tables):
+        raise LedgerRefused(f"{path} is a database of something else; the ledger needs a file of its own.")
+    if version > VERSION:
+        raise LedgerRefused(
+            f"{path} was written by a newer tokenhub-proxy (version {version}, this one knows {VERSION})."
+        )
+    try:
+        found = connection.execute("PRAGMA quick_check(3)").fetchall()
+    except Exception as error:
+        raise _damaged(path, error_name(error)) from error
+    if [row[0] for row in found] != ["ok"]:
+        raise _damaged(path, "; ".join(str(row[0]) for row in found))
+    if version < VERSION:
+        try:
+            _migrate(connection, path, version)
+        except Exception as error:
+            raise LedgerRefused(f"{path} could not be brought to version {VERSION}: {error}.") from error
+
+
+def _damaged(path: str, what: str) -> LedgerRefused:
+    return LedgerRefused(f"{path} is damaged ({what}). Restore a backup; nothing was changed.")
+
+
+def _single(connection: Connection, sql: str) -> int:
+    return int(connection.execute(sql).fetchone()[0])
+
+
+def _migrate(connection: Connection, path: str, version: int) -> None:
+    if version:
+        copy = f"{path}.version-{version}.backup"
+        if not os.path.exists(copy):
+            connection.execute("VACUUM INTO ?", (copy,))
+    for number in range(version, VERSION):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in MIGRATIONS[number]:
+                connection.execute(statement)
+            # Both are part of the transaction, so that a crash leaves the old version or the new.
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {number + 1}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+    if not version and path != MEMORY:
+        # Balances and key digests are the operator's alone; the log takes the file's mode.
+        _restrict(path)
+
+
+def _restrict(path: str) -> None:
+    if os.path.exists(path):
+        os.chmod(path, 0o600)
+
+
+def load(connection: Connection, now_s: float) -> tuple[Books, int, str]:
+    """The books of the file, the number of its last batch, and who opened it last."""
+    batch, open_from, boot = connection.execute("SELECT batch, open_from, boot FROM meta").fetchone()
+    next_id = _single(
+        connection, "SELECT max(coalesce(max(id), 0), (SELECT open_from FROM meta) - 1) FROM holds"
+    )
+    windows_since = now_s - WINDOW_KEPT_S
+    books = Books(
+        accounts=[
+            Account(name, bool(unlimited), posted, held)
+            for name, unlimited, posted, held in connection.execute(
+                "SELECT name, unlimited, posted, held FROM accounts"
+            ).fetchall()
+        ],
+        windows=[
+            (Window(name, posted, held), at)
+            for name, posted, held, at in connection.execute(
+                "SELECT name, posted, held, at FROM windows WHERE at >= ? OR held > 0 OR name LIKE '%/total'",
+                (windows_since,),
+            ).fetchall()
+        ],
+        windows_since=windows_since,
+        keys=[read_key(row) for row in connection.execute(f"SELECT {KEY_COLUMNS} FROM keys").fetchall()],  # noqa: S608 - our own column names
+        remembered=[
+            (key_id, text, Remembered(bytes(digest), request_id, at, status or "held", http_status or 0))
+            for key_id, text, digest, at, request_id, status, http_status in connection.execute(
+                "SELECT i.key_id, i.text, i.digest, i.at, h.request_id, e.status, e.http_status"
+                " FROM idempotency i JOIN holds h ON h.id = i.hold LEFT JOIN endings e ON e.hold = i.hold"
+                " WHERE i.at >= ? AND e.status IS NOT 'released' ORDER BY i.at",
+                (now_s - REMEMBERED_S,),
+            ).fetchall()
+        ],
+        open_holds=_open_holds(connection, open_from),
+        next_id=next_id + 1,
+    )
+    return books, batch, boot
+
+
+def _open_holds(connection: Connection, open_from: int) -> list[tuple[int, Hold]]:
+    rows = connection.execute(
+        "SELECT h.id, h.request_id, h.account, h.key_id, h.key, h.model, h.amount, h.at, h.window_name,"
+        " h.stream, h.price_input, h.price_cached, h.price_cache_write, h.price_output, i.text, i.digest"
+        " FROM holds h LEFT JOIN endings e ON e.hold = h.id LEFT JOIN idempotency i ON i.hold = h.id"
+        " WHERE h.id >= ? AND e.hold IS NULL ORDER BY h.id",
+        (open_from,),
+    ).fetchall()
+    return [
+        (
+            id_,
+            Hold(
+                request_id=request_id,
+                key=Key(id=key_id, name=key, account=account, digest=b""),
+                model=model,
+                amount=amount,
+                at=at,
+                price=Price(*prices[:4]),
+                window=window,
+                stream=bool(stream),
+                idempotency=None if prices[4] is None else (prices[4], bytes(prices[5])),
+            ),
+        )
+        for id_, request_id, account, key_id, key, model, amount, at, window, stream, *prices in rows
+    ]

@@ -1,0 +1,362 @@
+"""Changes of the books as rows: one batch is one transaction, each counter updated once in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from tokenhub_proxy.errors import InternalError, InvalidRequest
+from tokenhub_proxy.keys import Key, Scope
+from tokenhub_proxy.ledger import UPSTREAM, WRITEOFF, Entry
+from tokenhub_proxy.ledger.books import REMEMBERED_S
+from tokenhub_proxy.ledger.changes import Booked, Change, Ended, KeyPut, Opened, Placed
+
+DAY_S = 86400
+# Calls forgotten in one transaction: a few milliseconds, so that no hold waits for a purge.
+PURGE_CHUNK = 2000
+
+
+class Cursor(Protocol):
+    """What a statement answers."""
+
+    def fetchone(self) -> Any: ...
+    def fetchall(self) -> list[Any]: ...
+
+
+class Connection(Protocol):
+    """What the ledger needs of a connection: `sqlite3`'s in autocommit mode has it, apsw's too."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Cursor: ...
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> object: ...
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """What becomes durable together. Every hold below `open_from` has ended, once it is."""
+
+    number: int
+    changes: list[Change]
+    open_from: int
+    boot_id: str = ""
+    started_at: float = 0.0
+    doubted: bool = False
+
+
+# Columns of an entry, in the order of `Entry`'s fields.
+ENTRY_COLUMNS = "id, at, kind, debit, credit, amount, request_id, note"
+KEY_COLUMNS = (
+    "id, name, account, digest, previous_digest, previous_until, scope, created_at, revoked_at, from_config"
+)
+
+_INSERT_HOLD = "INSERT INTO holds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_ENDING = "INSERT INTO endings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_MOVE_ACCOUNT = "UPDATE accounts SET posted = posted + ?, held = held + ? WHERE name = ?"
+_OPEN_WINDOW = "INSERT OR IGNORE INTO windows VALUES (?, 0, 0, ?)"
+_MOVE_WINDOW = "UPDATE windows SET posted = posted + ?, held = held + ?, at = max(at, ?) WHERE name = ?"
+_INSERT_IDEMPOTENCY = (
+    "INSERT INTO idempotency VALUES (?, ?, ?, ?, ?) ON CONFLICT (key_id, text)"
+    " DO UPDATE SET digest = excluded.digest, hold = excluded.hold, at = excluded.at"
+)
+_FORGET_IDEMPOTENCY = "DELETE FROM idempotency WHERE at < ?"
+_ADD_ROLLUP = (
+    "INSERT INTO rollups VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (day, key, model, upstream) DO UPDATE SET requests = requests + excluded.requests,"
+    " input = input + excluded.input, cached = cached + excluded.cached,"
+    " cache_write = cache_write + excluded.cache_write, output = output + excluded.output,"
+    " reasoning = reasoning + excluded.reasoning, estimated = estimated + excluded.estimated,"
+    " cost = cost + excluded.cost"
+)
+_OPEN_ACCOUNT = (
+    "INSERT INTO accounts VALUES (?, ?, 0, 0) ON CONFLICT (name) DO UPDATE SET unlimited = excluded.unlimited"
+)
+_PUT_KEY = (
+    f"INSERT INTO keys ({KEY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"  # noqa: S608 - our own column names
+    " name = excluded.name, account = excluded.account, digest = excluded.digest,"
+    " previous_digest = excluded.previous_digest, previous_until = excluded.previous_until,"
+    " scope = excluded.scope, revoked_at = excluded.revoked_at"
+)
+
+
+def write(connection: Connection, batch: Batch) -> None:
+    """The batch's rows, inside a transaction of the caller's."""
+    _Rows(connection).write(batch.changes)
+    _count(connection, batch)
+
+
+def write_singly(connection: Connection, batch: Batch) -> None:
+    """The batch's rows, each change for itself; one that the file refuses gets its `error`.
+
+    This is the way after a batch broke a constraint: one wrong row must neither fail its
+    neighbours nor stand in the way of all that come after it.
+    """
+    refused: set[int] = set()
+    for change in batch.changes:
+        if isinstance(change, Ended) and change.placed.id in refused:
+            continue
+        connection.execute("SAVEPOINT change")
+        try:
+            _Rows(connection).write([change])
+        except Exception as error:
+            if not broke_constraint(error):
+                raise
+            connection.execute("ROLLBACK TO change")
+            change.error = _refusal(change, error)
+            if isinstance(change, Placed):
+                refused.add(change.id)
+        connection.execute("RELEASE change")
+    _count(connection, batch)
+
+
+def _count(connection: Connection, batch: Batch) -> None:
+    connection.execute(
+        "UPDATE meta SET batch = ?, open_from = ?, boot = ?", (batch.number, batch.open_from, batch.boot_id)
+    )
+
+
+def broke_constraint(error: Exception) -> bool:
+    """Whether the file refused a row, and not storage the writing."""
+    return error_name(error).startswith(("SQLITE_CONSTRAINT", "SQLITE_MISMATCH"))
+
+
+def _refusal(change: Change, error: Exception) -> Exception:
+    if isinstance(change, Placed) and error_name(error) == "SQLITE_CONSTRAINT_UNIQUE":
+        return InvalidRequest("This request id was used before.", reason="request id")
+    refusal = InternalError()
+    refusal.reason = f"{error_name(error)}: {error}"
+    return refusal
+
+
+def error_name(error: BaseException) -> str:
+    """SQLite's own name of an error, such as SQLITE_FULL."""
+    return getattr(error, "sqlite_errorname", None) or type(error).__name__
+
+
+class _Rows:
+    """Collects the rows of some changes, then writes them table by table."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._holds: list[tuple[Any, ...]] = []
+        self._endings: list[tuple[Any, ...]] = []
+        self._entries: list[tuple[Any, ...]] = []
+        self._idempotency: list[tuple[Any, ...]] = []
+        self._accounts: dict[str, list[int]] = {}
+        self._windows: dict[str, list[Any]] = {}
+        self._rollups: dict[tuple[int, str, str, str], list[int]] = {}
+        self._references: dict[str, Entry] = {}
+        self._entry_id = 0
+
+    def write(self, changes: Iterable[Change]) -> None:
+        opened: list[Opened] = []
+        keys: list[KeyPut] = []
+        for change in changes:
+            if type(change) is Placed:
+                self._place(change)
+            elif type(change) is Ended:
+                self._end(change)
+            elif type(change) is Booked:
+                self._book(change)
+            elif type(change) is Opened:
+                opened.append(change)
+            elif type(change) is KeyPut:
+                keys.append(change)
+        self._flush(opened, keys)
+
+    def _place(self, change: Placed) -> None:
+        hold, key, price = change.hold, change.hold.key, change.hold.price
+        self._holds.append(
+            (
+                change.id, hold.request_id, key.account, key.id, key.name, hold.model, hold.amount, hold.at,
+                hold.window, hold.stream, price.input, price.cached, price.cache_write, price.output,
+            )
+        )  # fmt: skip
+        self._move(key.account, 0, hold.amount)
+        if hold.window is not None:
+            self._move_window(hold.window, 0, hold.amount, hold.at)
+        if hold.idempotency is not None:
+            self._idempotency.append((key.id, *hold.idempotency, change.id, hold.at))
+
+    def _end(self, change: Ended) -> None:
+        hold, ending, usage, charge = change.placed.hold, change.ending, change.ending.usage, change.charge
+        account, upstream = hold.key.account, ending.upstream
+        self._endings.append(
+            (
+                change.placed.id, ending.status, ending.at, ending.cost, usage.input, usage.cached,
+                usage.cache_write, usage.output, usage.reasoning, usage.reported, upstream, ending.reason,
+                ending.http_status, ending.first_byte_ms,
+                orjson.dumps(ending.attempts).decode() if ending.attempts else None,
+            )
+        )  # fmt: skip
+        self._move(account, -charge, -hold.amount)
+        if hold.window is not None:
+            self._move_window(hold.window, charge, -hold.amount, hold.at)
+        if charge:
+            self._enter(
+                ending.at,
+                "charge",
+                account,
+                UPSTREAM + upstream,
+                charge,
+                hold.request_id,
+                hold.window,
+                None,
+                "",
+            )
+        if change.writeoff:
+            self._enter(
+                ending.at,
+                "writeoff",
+                WRITEOFF,
+                UPSTREAM + upstream,
+                change.writeoff,
+                hold.request_id,
+                None,
+                None,
+                "",
+            )
+        if ending.status != "settled":
+            return
+        name = (int(ending.at // DAY_S), hold.key.name, hold.model, upstream)
+        sums = self._rollups.get(name)
+        if sums is None:
+            sums = self._rollups[name] = [0] * 8
+        sums[0] += 1
+        sums[1] += usage.input
+        sums[2] += usage.cached
+        sums[3] += usage.cache_write
+        sums[4] += usage.output
+        sums[5] += usage.reasoning
+        sums[6] += not usage.reported
+        sums[7] += charge
+
+    def _book(self, change: Booked) -> None:
+        if change.reference is not None:
+            first = self._references.get(change.reference) or self._referred(change.reference)
+            if first is not None:
+                change.entry, change.fresh = first, False
+                if (first.credit, first.amount) != (change.account, change.amount):
+                    change.error = InvalidRequest(
+                        f"The reference {change.reference!r} was booked with another account or amount."
+                    )
+                return
+        debit, credit = change.sides
+        id_ = self._enter(
+            change.at, change.kind, debit, credit, change.amount, None, None, change.reference, change.note
+        )
+        change.fresh = True
+        change.entry = Entry(id_, change.at, change.kind, debit, credit, change.amount, None, change.note)
+        if change.reference is not None:
+            self._references[change.reference] = change.entry
+        self._move(change.account, change.amount if change.kind == "credit" else -change.amount, 0)
+
+    def _referred(self, reference: str) -> Entry | None:
+        row = self._connection.execute(
+            f"SELECT {ENTRY_COLUMNS} FROM entries WHERE reference = ?",  # noqa: S608 - our own column names
+            (reference,),
+        ).fetchone()
+        return None if row is None else Entry(*row)
+
+    def _enter(self, *values: Any) -> int:
+        if not self._entry_id:
+            # Taken from the file in every transaction, so that a failed one leaves no gap.
+            row = self._connection.execute("SELECT max(id) FROM entries").fetchone()
+            self._entry_id = row[0] or 0
+        self._entry_id += 1
+        self._entries.append((self._entry_id, *values))
+        return self._entry_id
+
+    def _move(self, account: str, posted: int, held: int) -> None:
+        sums = self._accounts.get(account)
+        if sums is None:
+            self._accounts[account] = [posted, held]
+        else:
+            sums[0] += posted
+            sums[1] += held
+
+    def _move_window(self, name: str, posted: int, held: int, at: float) -> None:
+        sums = self._windows.get(name)
+        if sums is None:
+            self._windows[name] = [posted, held, at]
+        else:
+            sums[0] += posted
+            sums[1] += held
+            sums[2] = max(sums[2], at)
+
+    def _flush(self, opened: Sequence[Opened], keys: Sequence[KeyPut]) -> None:
+        execute, executemany = self._connection.execute, self._connection.executemany
+        # An account is widened before its counters move and narrowed after that, so that the
+        # check sees no state that never was.
+        accounts = [account for change in opened for account in change.accounts]
+        if accounts:
+            executemany(_OPEN_ACCOUNT, [(account.name, 1) for account in accounts])
+        if self._accounts:
+            executemany(
+                _MOVE_ACCOUNT, [(posted, held, name) for name, (posted, held) in self._accounts.items()]
+            )
+        if accounts:
+            executemany(_OPEN_ACCOUNT, [(account.name, account.unlimited) for account in accounts])
+        if self._windows:
+            moves = [(posted, held, at, name) for name, (posted, held, at) in self._windows.items()]
+            executemany(_OPEN_WINDOW, [(move[3], move[2]) for move in moves])
+            executemany(_MOVE_WINDOW, moves)
+        if self._holds:
+            executemany(_INSERT_HOLD, self._holds)
+        if self._endings:
+            executemany(_INSERT_ENDING, self._endings)
+        if self._entries:
+            executemany(_INSERT_ENTRY, self._entries)
+        if self._rollups:
+            executemany(_ADD_ROLLUP, [(*name, *sums) for name, sums in self._rollups.items()])
+        if self._idempotency:
+            executemany(_INSERT_IDEMPOTENCY, self._idempotency)
+            execute(_FORGET_IDEMPOTENCY, (min(row[4] for row in self._idempotency) - REMEMBERED_S,))
+        if keys:
+            executemany(_PUT_KEY, [key_row(change.key) for change in keys])
+
+
+def purge(connection: Connection, before: float, below: int) -> int:
+    """Delete a chunk of the oldest calls, begun before that time and with an id below; say how many."""
+    execute = connection.execute
+    execute("BEGIN IMMEDIATE")
+    try:
+        oldest = execute(
+            "SELECT id, at FROM holds WHERE id < ? ORDER BY id LIMIT ?", (below, PURGE_CHUNK)
+        ).fetchall()
+        count = next((n for n, (_, at) in enumerate(oldest) if at >= before), len(oldest))
+        if count:
+            last = oldest[count - 1][0]
+            # The triggers let go of what is below this mark.
+            execute("UPDATE meta SET purge_below = max(purge_below, ?)", (last + 1,))
+            execute("DELETE FROM idempotency WHERE hold <= ?", (last,))
+            execute("DELETE FROM endings WHERE hold <= ?", (last,))
+            execute("DELETE FROM holds WHERE id <= ?", (last,))
+        execute("COMMIT")
+    except BaseException:
+        with suppress(Exception):  # SQLite may have done it already
+            execute("ROLLBACK")
+        raise
+    return count
+
+
+def key_row(key: Key) -> tuple[Any, ...]:
+    """A key's columns, in the order of KEY_COLUMNS."""
+    return (
+        key.id, key.name, key.account, key.digest, key.previous_digest, key.previous_until,
+        orjson.dumps(key.scope).decode(), key.created_at, key.revoked_at, key.from_config,
+    )  # fmt: skip
+
+
+def read_key(row: Sequence[Any]) -> Key:
+    """The key of a row of KEY_COLUMNS."""
+    scope = orjson.loads(row[6])
+    scope["models"], scope["ips"] = tuple(scope["models"]), tuple(scope["ips"])
+    return Key(
+        id=row[0], name=row[1], account=row[2], digest=row[3], previous_digest=row[4], previous_until=row[5],
+        scope=Scope(**scope), created_at=row[7], revoked_at=row[8], from_config=bool(row[9]),
+    )  # fmt: skip

@@ -1,0 +1,304 @@
+"""The ledger in one SQLite file: memory decides, one writer thread makes it durable in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from tokenhub_proxy.errors import InvalidRequest, LedgerUnavailable
+from tokenhub_proxy.keys import Key
+from tokenhub_proxy.ledger import (
+    Account,
+    Ending,
+    Entry,
+    Hold,
+    LedgerRefused,
+    Receipt,
+    Remembered,
+    UsageBy,
+    UsageRow,
+    Window,
+    audit,
+    reports,
+)
+from tokenhub_proxy.ledger.books import Books
+from tokenhub_proxy.ledger.changes import Booked, KeyPut, Opened
+from tokenhub_proxy.ledger.committer import Committer
+from tokenhub_proxy.ledger.file import (
+    MEMORY,
+    Durability,
+    Lock,
+    connect,
+    connect_sqlite3,
+    load,
+    path_of,
+    prepare,
+)
+from tokenhub_proxy.ledger.reader import FileReader, Reader, WriterReader
+from tokenhub_proxy.ledger.rows import Connection, error_name, purge
+from tokenhub_proxy.ledger.writer import Writer
+
+log = logging.getLogger("tokenhub_proxy.ledger")
+
+# Holds that a crash left open are resolved before the first call is taken; storage that takes
+# longer than this is retried behind our back, and calls are refused meanwhile.
+RECOVERY_WAIT_S = 5.0
+# More of them than this are told in one line, not one by one.
+RECOVERED_LINES_MAX = 100
+# At the end of the process, endings wait so long for storage; what is left expires at the next start.
+CLOSE_WAIT_S = 10.0
+# Memory and file are compared only in a moment without writes; under load there may be none.
+VERIFY_TRIES = 3
+
+
+async def open_ledger(
+    url: str,
+    *,
+    durability: Durability = "full",
+    clock: Callable[[], float],
+    boot_id: str = "",
+    connection: Callable[[str], Connection] | None = None,
+) -> SqliteLedger:
+    """The ledger of a URL such as `sqlite:///tokenhub.db`, with what a crash left open resolved.
+
+    `clock` gives seconds since 1970; `boot_id` names this run in the reasons of holds that it
+    might leave behind; `connection` opens a file in another way than `sqlite3` does. Raises
+    LedgerInUse and LedgerRefused.
+    """
+    path = path_of(url)
+    lock = None if path == MEMORY else Lock(path, clock())
+    factory = connection or connect_sqlite3
+    writer = Writer(lambda: connect(path, durability, factory), reconnects=path != MEMORY)
+    try:
+        books, number, last_boot = await writer.call(lambda: _open(writer, path, clock()))
+        own_file = path != MEMORY and connection is None
+        reader: Reader = FileReader(path) if own_file else WriterReader(writer)
+        committer = Committer(books, writer, number, boot_id)
+        ledger = SqliteLedger(path, books, committer, writer, reader, lock)
+        await ledger.recover(clock(), last_boot)
+    except BaseException:
+        writer.stop()
+        if lock is not None:
+            lock.release()
+        raise
+    return ledger
+
+
+def _open(writer: Writer, path: str, now_s: float) -> tuple[Books, int, str]:
+    try:
+        connection = writer.connection
+        prepare(connection, path)
+        return load(connection, now_s)
+    except LedgerRefused:
+        raise
+    except Exception as error:
+        raise LedgerRefused(f"{path} can't be opened: {error} ({error_name(error)}).") from error
+
+
+class SqliteLedger:
+    """A `Ledger`. Its methods are called on the event loop that opened it."""
+
+    def __init__(
+        self,
+        path: str,
+        books: Books,
+        committer: Committer,
+        writer: Writer,
+        reader: Reader,
+        lock: Lock | None,
+    ) -> None:
+        self.path = path
+        self._books = books
+        self._committer = committer
+        self._writer = writer
+        self._reader = reader
+        self._lock = lock
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+
+    # --- answered from memory
+
+    def find_key(self, digest: bytes) -> Key | None:
+        return self._books.keyring.find(digest)
+
+    def list_keys(self) -> Sequence[Key]:
+        return self._books.keyring.all()
+
+    def account(self, name: str) -> Account | None:
+        return self._books.account(name)
+
+    def list_accounts(self) -> Sequence[Account]:
+        return self._books.accounts()
+
+    def window(self, name: str) -> Window:
+        return self._books.window(name)
+
+    def remembered(self, key_id: str, idempotency_key: str) -> Remembered | None:
+        return self._books.remembered(key_id, idempotency_key)
+
+    @property
+    def unavailable(self) -> str | None:
+        return "closed" if self._closed else self._committer.failure
+
+    # --- changes
+
+    def _require(self) -> None:
+        reason = self.unavailable
+        if reason is not None:
+            raise LedgerUnavailable(reason)
+
+    def place(self, hold: Hold) -> Awaitable[None]:
+        self._require()
+        change = self._books.place(hold)
+        change.waiter = waiter = self._loop.create_future()
+        self._committer.push(change)
+        return waiter
+
+    def finish(self, hold: Hold) -> Awaitable[None]:
+        change = self._books.end(hold)
+        change.waiter = waiter = self._loop.create_future()
+        change.taken_at = self._loop.time()
+        if change.writeoff:
+            log.error(
+                "hold_exceeded request=%s hold=%d cost=%d", hold.request_id, hold.amount, change.ending.cost
+            )
+        self._committer.push(change)
+        return waiter
+
+    def credit(
+        self, account: str, amount: int, *, at: float, note: str = "", reference: str | None = None
+    ) -> Awaitable[Entry]:
+        return self._ask(lambda: self._books.credit(account, amount, at, note, reference))
+
+    def debit(self, account: str, amount: int, *, at: float, note: str = "") -> Awaitable[Entry]:
+        return self._ask(lambda: self._books.debit(account, amount, at, note))
+
+    def open_account(self, account: Account) -> Awaitable[None]:
+        return self._ask(lambda: self._books.open([account]))
+
+    def put_key(self, key: Key) -> Awaitable[None]:
+        return self._ask(lambda: self._books.put_key(key))
+
+    def declare(self, keys: Iterable[Key], accounts: Iterable[Account]) -> Awaitable[None]:
+        return self._ask(lambda: self._books.open(accounts, keys))
+
+    def _ask(self, step: Callable[[], Booked | Opened | KeyPut]) -> Awaitable[Any]:
+        self._require()
+        change = step()
+        change.waiter = waiter = self._loop.create_future()
+        if isinstance(change, Opened) and not change.accounts and self._committer.quiet:
+            # Nothing for the file, and nothing on its way that was asked for before.
+            self._books.commit(change)
+            waiter.set_result(None)
+        else:
+            self._committer.push(change)
+        return waiter
+
+    # --- reports
+
+    async def receipt(self, request_id: str) -> Receipt | None:
+        return await reports.receipt(self._reader, request_id)
+
+    async def requests(
+        self, account: str | None = None, before: int | None = None, limit: int = reports.REQUESTS_MAX
+    ) -> Sequence[Receipt]:
+        return await reports.requests(self._reader, account, before, limit)
+
+    def entries(self) -> AsyncIterator[Entry]:
+        return reports.entries(self._reader)
+
+    async def usage(self, by: UsageBy, since: float = 0.0) -> Sequence[UsageRow]:
+        return await reports.usage(self._reader, by, since)
+
+    async def verify(self) -> Sequence[str]:
+        found: Sequence[str] = ()
+        for _ in range(VERIFY_TRIES):
+            steps, quiet = self._committer.steps, self._committer.quiet
+            found, counters = await audit.verify(self._reader)
+            if quiet and self._committer.quiet and steps == self._committer.steps:
+                return [*found, *audit.compare(self._books, counters)]
+        return found
+
+    async def backup(self, path: str) -> None:
+        """Raises InvalidRequest where `path` exists or can't be written."""
+        unfinished = f"{path}.unfinished"
+        try:
+            await self._loop.run_in_executor(None, _make_way, unfinished, path)
+            await self._reader.copy(unfinished)
+            await self._loop.run_in_executor(None, _put_in_place, unfinished, path)
+        except (OSError, sqlite3.Error) as error:
+            with suppress(OSError):
+                os.unlink(unfinished)
+            raise InvalidRequest(f"{path} could not be written: {error}.") from error
+
+    async def purge(self, before: float) -> int:
+        purged = 0
+        while True:
+            self._require()
+            below = self._books.open_from
+            try:
+                count = await self._writer.call(lambda: purge(self._writer.connection, before, below))  # noqa: B023 - awaited within the turn
+            except sqlite3.Error as error:
+                raise LedgerUnavailable(error_name(error)) from error
+            purged += count
+            if not count:
+                return purged
+
+    # --- the start and the end
+
+    async def recover(self, now_s: float, last_boot: str) -> None:
+        """Expire the holds that the last run left open."""
+        holds = self._books.open_holds()
+        waiters = []
+        for hold in holds:
+            reason = f"the process ended before the call did (run {last_boot or 'unknown'})"
+            hold.end(Ending("expired", at=now_s, reason=reason))
+            if len(holds) <= RECOVERED_LINES_MAX:
+                log.warning(
+                    "hold_expired request=%s account=%s amount=%d",
+                    hold.request_id,
+                    hold.key.account,
+                    hold.amount,
+                )
+            waiters.append(asyncio.ensure_future(self.finish(hold)))
+        if len(holds) > RECOVERED_LINES_MAX:
+            log.warning("holds_expired count=%d run=%s", len(holds), last_boot)
+        if waiters:
+            await asyncio.wait(waiters, timeout=RECOVERY_WAIT_S)
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        await self._committer.drain(CLOSE_WAIT_S)
+        # Readers go first: the last connection to close puts the log into the file.
+        await self._reader.aclose()
+        self._writer.stop()
+        await self._loop.run_in_executor(None, self._writer.join, CLOSE_WAIT_S)
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _make_way(unfinished: str, path: str) -> None:
+    if os.path.exists(path):
+        raise InvalidRequest(f"{path} exists; a backup is a new file.")
+    with suppress(FileNotFoundError):
+        os.unlink(unfinished)
+
+
+def _put_in_place(unfinished: str, path: str) -> None:
+    """Make a written file durable, then give it its name."""
+    for name in (unfinished, None, os.path.dirname(os.path.abspath(path))):
+        if name is None:
+            os.rename(unfinished, path)
+            continue
+        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
