@@ -154,6 +154,13 @@ class Limits:
         meter.concurrent += 1
         return Admission(meter, scope, counted, place, now_s)
 
+    def standing(self, key_id: str, scope: Scope, now_s: float) -> dict[str, str]:
+        """Where a key stands now, as the `x-ratelimit-*` headers tell it; nothing is counted."""
+        meter = self.meter(key_id)
+        meter.requests.expire(now_s)
+        meter.tokens.expire(now_s)
+        return _headers(meter, scope, now_s)
+
 
 class KeyRateLimited(RateLimited):
     """429, with the headers that tell where the key stands."""

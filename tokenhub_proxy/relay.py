@@ -80,35 +80,41 @@ class Relay:
         self.serving = serving
         self.ledger = ledger
         self.limits = limits
-        self.in_flight: set[Exchange] = set()
+        # What each exchange is doing: waiting in its task, or being pumped by an Incoming.
+        self.in_flight: dict[Exchange, asyncio.Task[None] | Incoming] = {}
         self.draining = False
         self._transport = transport
-        self._dialects = dialects
+        self.dialects = dialects
         self._observers = observers
-        self._clock = clock
-        self._monotonic = monotonic
+        self.clock = clock
+        self.monotonic = monotonic
         self._fraction = fraction
         self._request_id = request_id
 
     async def handle(self, client: Client, endpoint: Endpoint) -> None:
         """Serve one metered request, tell every refusal to the client, and every end to observers."""
-        now = self._clock()
-        exchange = Exchange(self._request_id(now), endpoint, now, self._monotonic(), client.peer)
-        self.in_flight.add(exchange)
+        now = self.clock()
+        exchange = Exchange(self._request_id(now), endpoint, now, self.monotonic(), client.peer)
+        task = asyncio.current_task()
+        assert task is not None, "an exchange runs in a task"
+        self.in_flight[exchange] = task
         try:
             await self._exchange(exchange, client)
         except ProxyError as error:
             await self._refuse(exchange, client, error)
         except asyncio.CancelledError:
-            exchange.gone = exchange.gone or "client_gone"
-            raise
+            if not isinstance(exchange.error, ShuttingDown):
+                exchange.gone = exchange.gone or "read"
+                raise
+            task.uncancel()
+            await self._refuse(exchange, client, exchange.error)
         except Exception:
             await self._refuse(exchange, client, InternalError())
             raise
         finally:
-            exchange.ended_s = self._monotonic()
+            exchange.ended_s = self.monotonic()
             exchange.bytes_out = client.bytes_out
-            self.in_flight.discard(exchange)
+            del self.in_flight[exchange]
             for observe in self._observers:
                 observe(exchange)
 
@@ -125,7 +131,7 @@ class Relay:
         with self._admit(key, call, exchange) as admission:
             hold, output_max = self._hold(exchange, key, call, route)
             reply: Reply | None = None
-            async with holding(self.ledger, hold, self._clock), AsyncExitStack() as upstream:
+            async with holding(self.ledger, hold, self.clock), AsyncExitStack() as upstream:
                 exchange.hold = hold
                 try:
                     answer = await self._open(upstream, exchange, route, call, output_max)
@@ -135,15 +141,20 @@ class Relay:
                     await self._pump(exchange, client, answer)
                 finally:
                     self._account(exchange, reply, route, hold)
-                    admission.used(exchange.usage.total, self._monotonic())
+                    admission.used(exchange.usage.total, self.monotonic())
             if not client.begun:
                 headers["x-tokenhub-cost-usd"] = format_usd(exchange.cost)
             # The last bytes, [DONE] among them, are said only now that the books are durable.
             await self._end(exchange, client, reply)
 
-    def now(self) -> float:
-        """Seconds since 1970, by the clock that quota windows follow."""
-        return self._clock()
+    def cut(self, error: Callable[[], ShuttingDown]) -> None:
+        """End every exchange in flight: a stream with an error event, a waiting one with a 503."""
+        for exchange, work in list(self.in_flight.items()):
+            if isinstance(work, asyncio.Task):
+                exchange.error = error()
+                work.cancel()
+            else:
+                work.cut(error())
 
     # --- the steps, in their order
 
@@ -155,7 +166,7 @@ class Relay:
         key = self.ledger.find_key(digest)
         if key is None:
             raise InvalidApiKey("unknown")
-        if not key.works(digest, self._clock()):
+        if not key.works(digest, self.clock()):
             raise InvalidApiKey("revoked" if key.revoked_at is not None else "expired")
         if key.scope.ips:
             forwarded = client.headers.getall("X-Forwarded-For", ())
@@ -170,11 +181,8 @@ class Relay:
 
     def _hold(self, exchange: Exchange, key: Key, call: Call, route: Route) -> tuple[Hold, int | None]:
         """The most that this call can cost, and the output limit to send with it, if any."""
-        now = exchange.started_at
-        quota = key.scope.quota_nanos
-        window = None if quota is None else keys.period_name(key.name, key.scope.quota_per, now)
-        left = self._left(key, window)
-        amount, output_max = route.bound(call, left)
+        now, quota = exchange.started_at, key.scope.quota_nanos
+        amount, output_max = route.bound(call, self.left(key, now))
         hold = Hold(
             request_id=exchange.id,
             key=key,
@@ -182,19 +190,20 @@ class Relay:
             amount=amount,
             at=now,
             price=route.price,
-            window=window,
+            window=None if quota is None else keys.period_name(key.name, key.scope.quota_per, now),
             window_limit=quota,
             stream=call.stream,
         )
         return hold, output_max
 
-    def _left(self, key: Key, window: str | None) -> int | None:
-        """What the account and the key's window can still hold; None without a limit."""
+    def left(self, key: Key, now: float) -> int | None:
+        """Nanodollars that the account and the key's window can still hold; None without a limit."""
         account = self.ledger.account(key.account)
         left = account.available if account is not None else 0
-        if window is not None and key.scope.quota_nanos is not None:
-            used = self.ledger.window(window)
-            in_window = key.scope.quota_nanos - used.posted - used.held
+        quota = key.scope.quota_nanos
+        if quota is not None:
+            used = self.ledger.window(keys.period_name(key.name, key.scope.quota_per, now))
+            in_window = quota - used.posted - used.held
             left = in_window if left is None else min(left, in_window)
         return left
 
@@ -230,12 +239,12 @@ class Relay:
         output_max: int | None,
     ) -> Answer:
         """Ask one target and wait until it has said something that can be committed."""
-        dialect = self._dialects[target.upstream.dialect]
+        dialect = self.dialects[target.upstream.dialect]
         credentials = target.upstream.credentials
         asking = Asking(
             target=target,
             credential=credentials[0] if credentials else None,
-            at_s=self._clock(),
+            at_s=self.clock(),
             output_max=output_max,
             output_default=route.output_max or OUTPUT_MAX_ASSUMED,
         )
@@ -257,7 +266,7 @@ class Relay:
             await context.__aexit__(*sys.exc_info())
             raise
         upstream.push_async_exit(context)
-        exchange.first_byte_s = self._monotonic()
+        exchange.first_byte_s = self.monotonic()
         exchange.attempts.append(f"{target.upstream.name}:{incoming.status}")
         return Answer(target, incoming, reply, opening.said, ended, outgoing.dropped)
 
@@ -268,7 +277,7 @@ class Relay:
             client.write(answer.opening)
         if answer.ended:
             return
-        client.source = incoming
+        client.source = self.in_flight[exchange] = incoming
         try:
             if reply.done:
                 incoming.linger(LINGER_S)
@@ -286,13 +295,15 @@ class Relay:
             exchange.error = error
         elif isinstance(error, asyncio.CancelledError):
             exchange.gone = "ttfb" if reply is None else "stream"
+            if isinstance(exchange.error, ShuttingDown):
+                exchange.gone = ""
         produced = reply is not None and (reply.begun or reply.finished)
         if reply is not None and produced:
             exchange.usage = reply.usage
             exchange.cost = route.price.cost(exchange.usage)
             exchange.status = reply.status
             exchange.notes.update(reply.notes)
-        hold.end(exchange.ending(produced, self._clock()))
+        hold.end(exchange.ending(produced, self.clock()))
 
     async def _end(self, exchange: Exchange, client: Client, reply: Reply) -> None:
         if reply.finished:

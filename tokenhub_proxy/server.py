@@ -231,7 +231,7 @@ def key_object(key: Key, relay: Relay) -> dict[str, Any]:
     scope, account = key.scope, relay.ledger.account(key.account)
     quota = None
     if scope.quota_nanos is not None:
-        window = relay.ledger.window(keys.period_name(key.name, scope.quota_per, relay.now()))
+        window = relay.ledger.window(keys.period_name(key.name, scope.quota_per, relay.clock()))
         quota = {
             "usd": format_usd(scope.quota_nanos),
             "per": scope.quota_per,

@@ -1,0 +1,192 @@
+"""Config → a running proxy. The only place that chooses implementations."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from tokenhub_proxy import observers
+from tokenhub_proxy.config import Config
+from tokenhub_proxy.connection import Server
+from tokenhub_proxy.dialects import DIALECTS, Dialect, Memory, dialect
+from tokenhub_proxy.errors import ShuttingDown
+from tokenhub_proxy.ledger.sqlite import SqliteLedger, open_ledger
+from tokenhub_proxy.limits import Limits
+from tokenhub_proxy.relay import Relay, Serving
+from tokenhub_proxy.routes import Routes, Target
+from tokenhub_proxy.server import Application, listen
+from tokenhub_proxy.transports.demo import Demo
+from tokenhub_proxy.transports.live import Live
+from tokenhub_proxy.transports.script import Script
+from tokenhub_proxy.wire import Transport
+
+# Streams get so long to end by themselves when the proxy is told to stop.
+DRAIN_S = 30.0
+# And what is cut after that gets so long to be told, settled and written.
+CUT_S = 12.0
+
+
+def request_id(now: float) -> str:
+    """A new request id. It begins with the time, so that the books grow at one end."""
+    return f"req_{int(now * 1000):012x}{os.urandom(10).hex()}"
+
+
+def serving_of(config: Config) -> Serving:
+    """What a config says about serving."""
+    return Serving(
+        routes=Routes(config.routes),
+        trusted_proxies=config.trusted_proxies,
+        body_bytes_max=config.body_max_bytes,
+    )
+
+
+class _Dialects(dict[str, Dialect]):
+    """Dialects by name, each made, and its module imported, when it is first spoken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._memory = Memory()
+
+    def __missing__(self, name: str) -> Dialect:
+        self[name] = dialect(name, self._memory)
+        return self[name]
+
+
+class Transports:
+    """The transport of each target: the network, or a script for what is inside the process."""
+
+    def __init__(self, scripted: Mapping[str, Transport]) -> None:
+        self._live = Live()
+        self._scripted = scripted  # by dialect
+
+    def __call__(self, target: Target) -> Transport:
+        return self._scripted.get(target.upstream.dialect, self._live)
+
+    async def aclose(self) -> None:
+        await self._live.aclose()
+
+
+def make_relay(
+    config: Config,
+    ledger: SqliteLedger,
+    *,
+    transport: Callable[[Target], Transport],
+    told: Sequence[observers.Observer] = (),
+    clock: Callable[[], float] = time.time,
+) -> Relay:
+    """A relay over an open ledger."""
+    return Relay(
+        serving=serving_of(config),
+        ledger=ledger,
+        limits=Limits(),
+        transport=transport,
+        dialects=_Dialects(),
+        observers=told,
+        clock=clock,
+        monotonic=time.monotonic,
+        fraction=random.random,
+        request_id=request_id,
+    )
+
+
+@dataclass(slots=True)
+class Proxy:
+    """A running proxy."""
+
+    config: Config
+    relay: Relay
+    application: Application
+    ledger: SqliteLedger
+    base_url: str
+    _transports: Transports
+    _server: Server
+    _listener: asyncio.Server
+
+    async def reload(self, config: Config) -> None:
+        """Take a new config: all of it, or, where it raises, nothing."""
+        serving = serving_of(config)
+        await self.ledger.declare(config.keys, config.accounts)
+        self.config = config
+        self.relay.serving = serving
+        self.application.cors_origins = config.cors_origins
+
+    async def stop(self, drain_s: float = DRAIN_S, hurry: asyncio.Event | None = None) -> None:
+        """Refuse what is new, let streams end, cut the rest, settle everything, close the books."""
+        self.relay.draining = True
+        self._listener.close()
+        await self._drained(drain_s, hurry)
+        self.relay.cut(ShuttingDown)
+        await self._drained(CUT_S, None)
+        await self._server.shutdown(0.1)
+        await self._listener.wait_closed()
+        await self._transports.aclose()
+        await self.ledger.aclose()
+
+    async def _drained(self, limit_s: float, hurry: asyncio.Event | None) -> None:
+        """Wait until nothing is in flight; a hurried stop waits no longer."""
+        deadline = time.monotonic() + limit_s
+        while self.relay.in_flight and time.monotonic() < deadline:
+            if hurry is not None and hurry.is_set():
+                return
+            await asyncio.sleep(0.02)
+
+
+async def start(
+    config: Config,
+    *,
+    log: IO[str] | None = None,
+    demo_pause_s: float = 0.02,
+    told: Sequence[observers.Observer] = (),
+) -> Proxy:
+    """Open the books, listen, and serve. The caller stops what it got."""
+    ledger = await open_ledger(
+        config.ledger_url, durability=config.durability, clock=time.time, boot_id=os.urandom(8).hex()
+    )
+    try:
+        await ledger.declare(config.keys, config.accounts)
+        transports = Transports({"demo": Script(Demo(demo_pause_s).answer)})
+        counters = observers.Counters()
+        line = observers.log_to(log, config.log_format) if log is not None else None
+        relay = make_relay(
+            config,
+            ledger,
+            transport=transports,
+            told=[counters, *([line] if line is not None else []), *told],
+        )
+        application = Application(
+            relay,
+            cors_origins=config.cors_origins,
+            request_id=lambda: request_id(time.time()),
+            render_metrics=lambda: counters.render(len(relay.in_flight)),
+            started_at=time.time(),
+        )
+        server, listener = await listen(application, config.listen_host, config.listen_port)
+    except BaseException:
+        await ledger.aclose()
+        raise
+    port = listener.sockets[0].getsockname()[1]
+    return Proxy(
+        config=config,
+        relay=relay,
+        application=application,
+        ledger=ledger,
+        base_url=f"http://{shown_host(config.listen_host)}:{port}/v1",
+        _transports=transports,
+        _server=server,
+        _listener=listener,
+    )
+
+
+def shown_host(host: str) -> str:
+    """The host of a URL that works on this machine."""
+    if host in ("", "0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+__all__ = ["DIALECTS", "Proxy", "Transports", "make_relay", "request_id", "serving_of", "start"]
