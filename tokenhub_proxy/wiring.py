@@ -6,17 +6,21 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
+
+import orjson
 
 from tokenhub_proxy import observers
-from tokenhub_proxy.config import Config
+from tokenhub_proxy.admin import Administration
+from tokenhub_proxy.config import Config, embedded
 from tokenhub_proxy.connection import Server
-from tokenhub_proxy.dialects import DIALECTS, Dialect, Memory, dialect
+from tokenhub_proxy.dialects import Dialect, Memory, dialect
 from tokenhub_proxy.errors import ShuttingDown
 from tokenhub_proxy.ledger.sqlite import SqliteLedger, open_ledger
 from tokenhub_proxy.limits import Limits
+from tokenhub_proxy.prices import Price
 from tokenhub_proxy.relay import Relay, Serving
 from tokenhub_proxy.routes import Routes, Target
 from tokenhub_proxy.server import Application, listen
@@ -25,6 +29,10 @@ from tokenhub_proxy.transports.live import Live
 from tokenhub_proxy.transports.script import Script
 from tokenhub_proxy.wire import Transport
 
+# An Ollama on this machine answers within milliseconds, or is not there.
+OLLAMA_URL = "http://127.0.0.1:11434/api/tags"
+OLLAMA_S = 0.3
+OLLAMA_BYTES_MAX = 4 * 2**20
 # Streams get so long to end by themselves when the proxy is told to stop.
 DRAIN_S = 30.0
 # And what is cut after that gets so long to be told, settled and written.
@@ -189,4 +197,42 @@ def shown_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-__all__ = ["DIALECTS", "Proxy", "Transports", "make_relay", "request_id", "serving_of", "start"]
+def administration(relay: Relay, ledger: SqliteLedger) -> Administration:
+    """The operator's verbs over this relay and ledger."""
+    return Administration(ledger, relay, clock=relay.clock, randomness=os.urandom)
+
+
+async def administer(
+    config: Config | None, url: str, verb: str, asked: dict[str, Any]
+) -> AsyncIterator[tuple[str, Any]]:
+    """Own the ledger for the time of one verb; yields what `control.ask` would."""
+    ledger = await open_ledger(url, clock=time.time, boot_id=os.urandom(8).hex())
+    try:
+        if config is not None:
+            await ledger.declare(config.keys, config.accounts)
+        relay = make_relay(config or embedded({}, ()), ledger, transport=Transports({}))
+        verbs = administration(relay, ledger)
+        if verb == "ledger export":
+            async for item in verbs.export():
+                yield "item", item
+        else:
+            yield "result", await verbs.verbs[verb](asked)
+    finally:
+        await ledger.aclose()
+
+
+def listed_price(dialect: str, model: str) -> Price | None:
+    """What the shipped price list says of a model that the config gives no price."""
+    return None
+
+
+def ollama_models() -> Sequence[str]:
+    """The models of an Ollama on this machine; none where it does not answer at once."""
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(OLLAMA_URL, timeout=OLLAMA_S) as answer:
+            found = orjson.loads(answer.read(OLLAMA_BYTES_MAX))
+        return [str(model["name"]) for model in found["models"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
