@@ -111,8 +111,9 @@ class KeyReader:
         scope: dict[str, Any] = {}
         for name in _LIMITS:
             # A limit whose lines were commented out would be no limit, silently.
-            if node.fields.get(name, node).kind == "null":
-                walk.complain(node.fields[name], "is empty; leave it out for no limit")
+            limit = node.fields.get(name)
+            if limit is not None and limit.kind == "null":
+                walk.complain(limit, "is empty; leave it out for no limit")
         if "models" in fields:
             scope["models"] = self._patterns(fields["models"])
         if "ips" in fields:

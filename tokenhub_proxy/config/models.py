@@ -122,7 +122,7 @@ class ModelReader:
         place = fields.get("price")
         if place is None:
             known = self._known_price(targets)
-            if known is None:
+            if known is None and node.kind == "mapping":
                 walk.missing(
                     node, "price", "; a model without a price is refused (a free one says so: price: free)"
                 )

@@ -219,7 +219,9 @@ class _Tree:
         if event.anchor is not None:
             self._complain(place, "anchors are not taken; write the value out where it is used")
         if event.tag is not None:
-            self._complain(place, 'tags ("!…") are not taken; put quotes around a text that begins with "!"')
+            self._complain(
+                place, "tags such as !!str are not taken; a text that begins with ! stands in quotes"
+            )
         if isinstance(event, yaml.SequenceStartEvent):
             return self._list(place, depth)
         if isinstance(event, yaml.MappingStartEvent):

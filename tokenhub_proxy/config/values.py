@@ -79,7 +79,7 @@ def listen(text: str) -> tuple[str, int]:
         try:
             return str(ipaddress.IPv6Address(host[1:-1])), int(port)
         except ValueError:
-            raise ValueError(f"{quoted(host)} is not an IPv6 address in brackets") from None
+            raise ValueError("in its brackets stands no IPv6 address") from None
     if ":" in host:
         raise ValueError("an IPv6 address stands in brackets: [::1]:8900")
     if host and not _HOST.fullmatch(host):
@@ -149,7 +149,7 @@ def _url(text: str, schemes: tuple[str, ...], example: str, user: bool = False) 
     if ":" not in host and not _HOST.fullmatch(host):
         raise ValueError(wanted)
     if "@" in parts.netloc and not user:
-        raise ValueError("must not hold a user or password; a key belongs into api_key")
+        raise ValueError("must not hold a user or password; a key belongs in api_key")
     return parts
 
 
