@@ -159,6 +159,15 @@ class Networks:
     def __bool__(self) -> bool:
         return bool(self.texts)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Networks) and self.texts == other.texts
+
+    def __hash__(self) -> int:
+        return hash(self.texts)
+
+    def __repr__(self) -> str:
+        return f"Networks({list(self.texts)})"
+
     def __contains__(self, address: Address) -> bool:
         number = int(address)
         pairs = self._v4 if address.version == 4 else self._v6

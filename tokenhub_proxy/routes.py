@@ -35,20 +35,23 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Somebody who answers: a row of the config. `credentials` are tried in turn."""
+    """Somebody who answers: a row of the config. `credentials` are tried in turn.
+
+    What may hold a secret is not in the repr.
+    """
 
     name: str
     dialect: str
     base_url: str
-    credentials: tuple[str, ...] = ()
-    headers: tuple[tuple[str, str], ...] = ()
+    credentials: tuple[str, ...] = field(default=(), repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     timeouts: Timeouts = Timeouts()
     connections_max: int = 1000
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)
     ca_file: str | None = None
     allow_fields: frozenset[str] = frozenset()
     # What only one dialect understands: `region`, `api_version`, `secret_access_key`, `quirks`, …
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Route:
     image_tokens_max: int = 4096
     embeddings_only: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    description: str | None = None  # for people
 
     def order(self, fraction: float) -> Iterator[Target]:
         """The targets in the order to try them.
