@@ -171,7 +171,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from tokenhub_proxy.config import describe
+    from tokenhub_proxy.config.describe import describe
 
     config = load_config(arguments.config)
     if config is None:

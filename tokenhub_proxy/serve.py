@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenhub_proxy.cli import CONFIG_FILE, LEDGER_REFUSED, WRONG, fail, load_config
-from tokenhub_proxy.config import Config, ConfigError, embedded, load_file, parse_listen
+from tokenhub_proxy.config import Config, ConfigError, load_file, values
+from tokenhub_proxy.config.embedded import embedded
 from tokenhub_proxy.control import Control
 from tokenhub_proxy.ledger import LedgerRefused
 from tokenhub_proxy.wiring import Proxy, administration, listed_price, ollama_models, start
@@ -50,7 +51,7 @@ def _adjustment(listen: str | None, ledger: str | None) -> Callable[[Config], Co
     changes: dict[str, Any] = {}
     if listen is not None:
         try:
-            changes["listen_host"], changes["listen_port"] = parse_listen(listen)
+            changes["listen_host"], changes["listen_port"] = values.listen(listen)
         except ValueError as error:
             fail(WRONG, f"--listen: {error}")
     if ledger is not None:

@@ -14,7 +14,8 @@ import orjson
 
 from tokenhub_proxy import observers
 from tokenhub_proxy.admin import Administration
-from tokenhub_proxy.config import Config, embedded
+from tokenhub_proxy.config import Config
+from tokenhub_proxy.config.embedded import embedded
 from tokenhub_proxy.connection import Server
 from tokenhub_proxy.dialects import Dialect, Memory, dialect
 from tokenhub_proxy.errors import ShuttingDown

@@ -1,0 +1,99 @@
+"""Fixtures of the whole suite: a proxy over real sockets whose books are verified at its end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.upstream import FakeUpstream
+from tokenhub_proxy import config, wiring
+from tokenhub_proxy.exchange import Exchange
+
+KEY = "sk-th-testtesttesttesttest"
+
+
+class Running:
+    """A proxy under test: where it is, what it did, and its parts."""
+
+    def __init__(self, proxy: wiring.Proxy, exchanges: list[Exchange]) -> None:
+        self.proxy = proxy
+        self.exchanges = exchanges
+        self.base_url = proxy.base_url
+        self.url = proxy.base_url.removesuffix("/v1")
+        self.port = int(self.url.rpartition(":")[2])
+        self.key = KEY
+        self.headers = {"Authorization": f"Bearer {KEY}"}
+
+    @property
+    def ledger(self) -> Any:
+        return self.proxy.ledger
+
+
+Serve = Callable[..., Awaitable[Running]]
+
+
+def load(text: str, folder: Path) -> config.Config:
+    """The config of a YAML text, with the test key and a free port unless it says otherwise."""
+    if "listen:" not in text:
+        text = "listen: 127.0.0.1:0\n" + text
+    if "keys:" not in text:
+        text += f"\nkeys: [{{name: tester, key: {KEY}}}]\n"
+    return config.load(
+        text, name="test.yaml", folder=folder, environ={}, read_file=lambda path: path.read_text()
+    )
+
+
+@pytest.fixture
+async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
+    """Start a proxy from YAML; at the end no hold is open and the books add up."""
+    running: list[Running] = []
+
+    async def start(text: str, **options: Any) -> Running:
+        exchanges: list[Exchange] = []
+        proxy = await wiring.start(
+            load(text, tmp_path), demo_pause_s=0.0, told=[exchanges.append], **options
+        )
+        running.append(Running(proxy, exchanges))
+        return running[-1]
+
+    yield start
+    for one in running:
+        await one.proxy.stop(drain_s=2.0)
+        again = await wiring.open_ledger(one.proxy.config.ledger_url, clock=one.proxy.relay.clock)
+        try:
+            assert await again.verify() == []
+            assert all(account.held == 0 for account in again.list_accounts())
+        finally:
+            await again.aclose()
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    """An OpenAI-format upstream that answers what the test tells it to."""
+    fake = FakeUpstream()
+    await fake.start()
+    yield fake
+    await fake.stop()
+
+
+@pytest.fixture
+async def proxy(serve: Serve, upstream: FakeUpstream) -> Running:
+    """A proxy in front of the fake upstream: `m` is priced, `free` is free, `demo` is inside."""
+    return await serve(one_upstream(upstream.base_url))
+
+
+def one_upstream(base_url: str, more: str = "") -> str:
+    """A config with one upstream and three models."""
+    return f"""
+upstreams:
+  up: {{dialect: openai, base_url: "{base_url}", api_key: sk-upstream-secret}}
+  demo: {{dialect: demo}}
+models:
+  m: {{targets: [{{upstream: up, model: real-m}}], price: {{input: 3.00, cached: 0.30, output: 15.00}}, max_output_tokens: 1000}}
+  free: {{targets: [{{upstream: up, model: real-free}}], price: free}}
+  e: {{targets: [{{upstream: up, model: real-e}}], price: {{input: 0.02}}}}
+  demo: {{targets: [{{upstream: demo}}], price: free}}
+{more}"""
