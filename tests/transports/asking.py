@@ -1,0 +1,36 @@
+"""Short ways to say whom a test asks, and to read the whole of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tokenhub_proxy.routes import Timeouts, Upstream
+from tokenhub_proxy.transports.live import Live
+from tokenhub_proxy.wire import Outgoing
+
+HEADERS = (("Authorization", "Bearer sk-upstream"), ("Content-Type", "application/json"))
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    retried: bool
+
+
+def outgoing(url: str, body: bytes = b'{"model": "m"}', **row: Any) -> Outgoing:
+    """A request to an upstream with this base_url; `row` holds more fields of the upstream."""
+    row.setdefault("timeouts", Timeouts(connect_s=5.0, first_byte_s=5.0, idle_s=5.0))
+    upstream = Upstream(name="up", dialect="openai", base_url=url, **row)
+    return Outgoing(upstream, "/chat/completions", HEADERS, body)
+
+
+async def ask(live: Live, request: Outgoing) -> Answer:
+    """The whole answer. Raises what `send` and `pump` raise."""
+    async with live.send(request) as incoming:
+        pieces: list[bytes] = []
+        assert await incoming.pump(pieces.append)
+        return Answer(incoming.status, incoming.headers, b"".join(pieces), incoming.retried)

@@ -1,0 +1,355 @@
+"""One HTTP/1.1 connection to an upstream: requests out, and the answers' heads and bodies in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from tokenhub_proxy.errors import UpstreamUnavailable
+from tokenhub_proxy.wire import Sink
+
+# The limits that aiohttp has, so that no upstream's answer depends on which of us reads it.
+HEADERS_MAX = 128
+HEADER_BYTES_MAX = 8190
+# A head in all; also what chunk sizes and trailers may take between two pieces of a body.
+HEAD_BYTES_MAX = 64 * 1024
+# What waits here for the first `pump`: the answer began while the caller was still deciding.
+# One read more may come on top (256 KiB with both event loops).
+BUFFER_BYTES_MAX = 256 * 1024
+# Up to here head and body are joined into one write, which is one system call and one packet;
+# a larger body is not copied once more for that.
+_JOINED_BYTES_MAX = 64 * 1024
+
+
+class Connection(asyncio.Protocol):
+    """Carries one exchange at a time: `begin`, `head`, `pump` until the end, `rest`; then the next.
+
+    The waits are wake-ups only: whoever is woken looks at `failure`, `head_done` and `complete`.
+    So a cancelled waiter leaves no exception behind that nobody retrieves.
+    """
+
+    __slots__ = (
+        "_body_end",
+        "_buffer",
+        "_buffered",
+        "_clock",
+        "_fault",
+        "_held",
+        "_interim",
+        "_keep",
+        "_on_lost",
+        "_overhead",
+        "_parser",
+        "_paused",
+        "_pieces",
+        "_raw_headers",
+        "_sink",
+        "_surplus",
+        "_transport",
+        "_until_eof",
+        "_waiter",
+        "complete",
+        "failure",
+        "head_done",
+        "headers",
+        "heard_s",
+        "idle_since_s",
+        "lost",
+        "on_body",
+        "reading",
+        "reused",
+        "status",
+    )
+
+    def __init__(self, clock: Callable[[], float], on_lost: Callable[[Connection], None]) -> None:
+        self._clock = clock
+        self._on_lost = on_lost
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiter: asyncio.Future[None] | None = None
+        self._parser: HttpResponseParser | None = None  # None: no exchange, nobody may speak
+        self.reused = False
+        self.idle_since_s = 0.0
+        self.reading = True
+        # The parser hands body bytes straight to this list: C calls C, no frame for each piece.
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append
+        self._buffer: list[bytes] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+        self.head_done = False
+        self.complete = False
+        self.failure: Exception | None = None
+        self.heard_s = 0.0  # when the last byte of the body came, or the head, or reading went on
+        self._sink: Sink | None = None
+        self._paused = False  # by the client, who can't keep up
+        self._held = False  # by the sink, or because the buffer is full
+        self._interim = False
+        self._until_eof = False
+        self._keep = False
+        self._surplus = False
+        self._fault = "protocol"  # what a parser error means; the head's limits set it to "headers"
+        self._overhead = 0
+        self._body_end = 0
+        self._buffered = 0
+        self._raw_headers: list[tuple[bytes, bytes]] = []
+        self._buffer.clear()
+        self._pieces.clear()
+
+    # The exchange, in the order of its calls
+
+    @property
+    def usable(self) -> bool:
+        """False once the connection is closing."""
+        return not self._transport.is_closing()
+
+    def begin(self, head: bytes, body: bytes) -> None:
+        """Write a request. Its answer is read from here on."""
+        self._reset()
+        if self._transport.is_closing():  # it died in the moment between two callbacks
+            self._break(UpstreamUnavailable(kind="disconnected"))
+            return
+        self._parser = HttpResponseParser(self)  # a new one: nothing is left of the last answer
+        if len(body) <= _JOINED_BYTES_MAX:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+
+    async def head(self) -> None:
+        """Wait for the answer's head: `status` and `headers`. Raises UpstreamUnavailable."""
+        if not self.head_done and self.failure is None:
+            await self._change()
+        if not self.head_done and self.failure is not None:
+            raise self.failure
+
+    async def pump(self, sink: Sink) -> bool:
+        """What `wire.Incoming.pump` promises."""
+        if self._buffer:
+            data = b"".join(self._buffer)
+            self._buffer.clear()
+            self._buffered = 0
+            self._push(sink, data)
+        else:
+            self._held = False
+        if not (self._held or self.complete or self.failure):
+            self._sink = sink
+            self._regulate()
+            try:
+                await self._change()
+            finally:
+                self._sink = None
+        if self._held:  # said before whatever came after it
+            return False
+        if self.failure is not None:
+            raise self.failure
+        return True
+
+    def pause(self, paused: bool) -> None:
+        """Stop reading because the client can't keep up, or read on."""
+        self._paused = paused
+        self._regulate()
+
+    def fail(self, kind: str) -> None:
+        """Break the exchange off: the request has been written, so it may have been executed."""
+        self._break(UpstreamUnavailable(kind=kind, executed=True))
+
+    def rest(self) -> bool:
+        """End the exchange. True when the connection may serve another; else it is closed."""
+        transport = self._transport
+        clean = (
+            self.complete
+            and self._keep
+            and not self._surplus
+            and self.failure is None
+            and not transport.is_closing()
+            # The upstream answered without reading all of the request.
+            and transport.get_write_buffer_size() == 0
+        )
+        self._parser = None
+        self._buffer.clear()
+        self.failure = None  # its traceback holds this connection
+        if clean:
+            self._paused = self._held = False
+            self._regulate()
+            self.reused = True
+        else:
+            self.close()
+        return clean
+
+    def close(self) -> None:
+        """Close at once, whatever is under way."""
+        # asyncio's transports fail on `abort` after the connection is lost.
+        if not self.lost.done():
+            self._transport.abort()
+
+    # What the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None or self.complete:
+            # Nobody asked for these bytes: what the next answer would begin with can't be trusted.
+            self.close()
+            return
+        self._overhead += len(data)
+        sound = True
+        try:
+            parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade):
+            sound = False
+        pieces = self._pieces
+        if pieces:
+            if self._surplus:
+                del pieces[self._body_end :]
+            # The usual read holds one piece, which is handed on as it is.
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            self._overhead = 0
+            self.heard_s = self._clock()
+            if self._sink is not None:
+                self._push(self._sink, body)
+            else:
+                self._store(body)
+        elif self._overhead > HEAD_BYTES_MAX:
+            self._fault = "headers"
+            sound = False
+        if not sound:
+            if self.complete:
+                self._surplus = True
+            else:
+                self.fail(self._fault)
+
+    def eof_received(self) -> None:
+        self._ended(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.lost.done():
+            self.lost.set_result(None)
+        self._ended(exc)
+        self._parser = None
+        self._on_lost(self)
+
+    def _ended(self, exc: Exception | None) -> None:
+        if self._parser is None or self.complete or self.failure is not None:
+            return
+        if self.head_done:
+            if self._until_eof and exc is None:
+                self.complete = True
+                self._wake()
+            else:
+                self.fail("short_body" if exc is None else "reset_read")
+        elif exc is None:
+            self.fail("short_head" if self._overhead else "disconnected")
+        else:
+            self.fail("reset_read" if self._overhead else "reset_send")
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self._surplus = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._raw_headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        assert parser is not None
+        raw, self._raw_headers = self._raw_headers, []  # trailers go to the new list, unread
+        if self.complete:
+            return
+        status = parser.get_status_code()
+        if 100 <= status < 200 and status != 101:
+            self._interim = True
+            return
+        if not 200 <= status < 600 or parser.get_http_version() not in ("1.1", "1.0"):
+            raise HttpParserError("not an answer to what was asked")
+        # Where all that came is no longer than one header may be, none is too long.
+        if len(raw) > HEADERS_MAX or (self._overhead > HEADER_BYTES_MAX and _oversized(raw)):
+            self._fault = "headers"
+            raise HttpParserError("too long a head")
+        headers = {name.lower().decode(): value.decode("latin-1") for name, value in raw}
+        coding = headers.get("transfer-encoding")
+        if coding is not None and coding.strip().lower() != "chunked":
+            raise HttpParserError("a transfer coding that was not offered")
+        self._until_eof = coding is None and "content-length" not in headers and status not in (204, 304)
+        self.status = status
+        self.headers = headers
+        self.head_done = True
+        self._overhead = 0
+        self.heard_s = self._clock()
+        self._wake()
+
+    def on_message_complete(self) -> None:
+        if self._interim:
+            self._interim = False
+        elif not self.complete:
+            assert self._parser is not None
+            self.complete = True
+            self._keep = self._parser.should_keep_alive()
+            self._body_end = len(self._pieces)
+            self._wake()  # the waiter runs after this callback: the last piece is out by then
+
+    # What only this class does
+
+    def _push(self, sink: Sink, data: bytes) -> None:
+        """Hand data to the sink. Its HOLD stops the reading, its exception ends the exchange."""
+        self._held = False
+        try:
+            held = sink(data)
+        except Exception as error:
+            self._break(error)
+            return
+        if held:
+            self._held = True
+            self._sink = None
+            self._regulate()
+            self._wake()
+
+    def _store(self, data: bytes) -> None:
+        self._buffer.append(data)
+        self._buffered += len(data)
+        if self._buffered > BUFFER_BYTES_MAX:
+            self._held = True
+            self._regulate()
+
+    def _regulate(self) -> None:
+        """Read, or don't, as the client, the sink and the buffer want it."""
+        reading = not (self._paused or self._held)
+        if reading is self.reading:
+            return
+        self.reading = reading
+        if reading:
+            self.heard_s = self._clock()  # nobody listened meanwhile, so nobody was silent
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def _break(self, error: Exception) -> None:
+        if self.failure is None:
+            self.failure = error
+        self.close()
+        self._wake()
+
+    def _change(self) -> asyncio.Future[None]:
+        """A future for the next wake-up."""
+        self._waiter = waiter = self.lost.get_loop().create_future()
+        return waiter
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+def _oversized(raw: list[tuple[bytes, bytes]]) -> bool:
+    sizes = [len(name) + len(value) + 4 for name, value in raw]  # with ": " and the line's end
+    return max(sizes, default=0) > HEADER_BYTES_MAX or sum(sizes) > HEAD_BYTES_MAX

@@ -1,0 +1,229 @@
+"""The transport that speaks HTTP/1.1 to upstreams: pooled connections, deadlines, one careful retry."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from tokenhub_proxy.errors import UpstreamUnavailable
+from tokenhub_proxy.routes import Upstream
+from tokenhub_proxy.transports.http1 import Connection
+from tokenhub_proxy.transports.origin import Origin
+from tokenhub_proxy.transports.pool import Pool
+from tokenhub_proxy.wire import Outgoing, Sink
+
+# One timer looks after all calls: a deadline is kept to within this.
+_SWEEP_S = 0.25
+# Many servers drop an idle connection after 60 to 75 s; being first spares a request the retry.
+_IDLE_MAX_S = 60.0
+# How often idle connections are looked after while no call is in flight.
+_IDLE_SWEEP_S = 5.0
+# Sockets close within one turn of the loop; this only keeps `aclose` from ever hanging.
+_CLOSE_S = 1.0
+# The ends of a connection that came before any byte of an answer.
+_UNANSWERED = frozenset({"reset_send", "disconnected"})
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """How many connections to one upstream are open and idle, and how many calls hold a place."""
+
+    open: int
+    idle: int
+    in_flight: int
+
+
+class Live:
+    """Implements `wire.Transport`. Belongs to the event loop of its first call.
+
+    Redirects are not followed, cookies not kept, bodies not decompressed, and the environment's
+    proxies not used. `progress_s` is not kept here: what counts as progress only the reader of
+    the events knows.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._pools: dict[str, Pool] = {}  # by the upstream's name
+        self._in_flight: set[LiveIncoming] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._sweeping = False  # the timer is due within _SWEEP_S
+
+    def send(self, outgoing: Outgoing) -> LiveIncoming:
+        """`wire.Transport.send`; the kinds of UpstreamUnavailable are listed at `LiveIncoming`."""
+        return LiveIncoming(self, outgoing)
+
+    @property
+    def statistics(self) -> Mapping[str, Connections]:
+        """The connections to each upstream that has been called, by its name."""
+        return {
+            name: Connections(pool.connected, pool.idle, pool.in_flight) for name, pool in self._pools.items()
+        }
+
+    def retain(self, upstreams: Iterable[Upstream]) -> None:
+        """After a reload: close the connections to all other upstreams, those in use when they end."""
+        kept = {upstream.name for upstream in upstreams}
+        for name in self._pools.keys() - kept:
+            self._pools.pop(name).close()
+
+    async def aclose(self) -> None:
+        """Close what is idle, and wait until it is."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._sweeping = False
+        closing = [lost for pool in self._pools.values() for lost in pool.close()]
+        if closing:
+            await asyncio.wait(closing, timeout=_CLOSE_S)
+
+    def _pool(self, upstream: Upstream) -> Pool:
+        """The pool of this row; a row that a reload moved elsewhere gets a new one."""
+        pool = self._pools.get(upstream.name)
+        if pool is not None and pool.upstream is upstream:
+            return pool
+        origin = Origin.of(upstream)
+        if pool is None or pool.origin != origin:
+            if pool is not None:
+                pool.close()
+            pool = self._pools[upstream.name] = Pool(upstream, origin, self._clock)
+        pool.upstream = upstream  # its limits and timeouts may be new
+        return pool
+
+    def _watch(self, incoming: LiveIncoming) -> None:
+        self._in_flight.add(incoming)
+        if not self._sweeping:
+            self._sweeping = True
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        now_s = self._clock()
+        for incoming in tuple(self._in_flight):
+            incoming._check(now_s)
+        idle = 0
+        for pool in self._pools.values():
+            pool.close_idle(now_s - _IDLE_MAX_S)
+            idle += pool.idle
+        self._sweeping = bool(self._in_flight)
+        self._timer = None
+        if self._sweeping or idle:
+            delay_s = _SWEEP_S if self._sweeping else _IDLE_SWEEP_S
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._sweep)
+
+
+class LiveIncoming:
+    """Implements `wire.Incoming`; entering sends the request. `retried` tells of a second sending.
+
+    UpstreamUnavailable on entering: `request_head`, `pool_timeout` and the kinds of
+    `connect.connect`, nothing having been sent; and `reset_send`, `disconnected`, `reset_read`,
+    `short_head`, `ttfb_timeout`, `max_duration`, `headers`, `protocol`, `stale_conn` with `executed`. While
+    pumping: `short_body`, `reset_read`, `idle`, `max_duration`, `protocol`, `headers`.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_live",
+        "_outgoing",
+        "_pool",
+        "_sent_s",
+        "_started_s",
+        "headers",
+        "retried",
+        "status",
+    )
+
+    def __init__(self, live: Live, outgoing: Outgoing) -> None:
+        self._live = live
+        self._outgoing = outgoing
+        self._connection: Connection | None = None
+        self.retried = False
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+
+    async def __aenter__(self) -> LiveIncoming:
+        live = self._live
+        upstream = self._outgoing.upstream
+        self._pool = pool = live._pool(upstream)
+        head = pool.heads.of(self._outgoing)
+        self._started_s = live._clock()
+        self._connection = connection = pool.pop() or await pool.open()
+        live._watch(self)
+        try:
+            try:
+                await self._answer(connection, head)
+            except UpstreamUnavailable as error:
+                if not (connection.reused and error.kind in _UNANSWERED):
+                    raise
+                connection = await self._again(connection, head)
+        except BaseException:
+            self._leave()
+            raise
+        self.status = connection.status
+        self.headers = connection.headers
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def pump(self, sink: Sink) -> Coroutine[Any, Any, bool]:
+        """`wire.Incoming.pump`, within the block only."""
+        assert self._connection is not None
+        return self._connection.pump(sink)
+
+    def pause(self) -> None:
+        """Read no more for now; the idle deadline waits too. Idempotent, and safe after the end."""
+        if self._connection is not None:
+            self._connection.pause(True)
+
+    def resume(self) -> None:
+        """Read on. Idempotent, and safe after the end."""
+        if self._connection is not None:
+            self._connection.pause(False)
+
+    async def _answer(self, connection: Connection, head: bytes) -> None:
+        self._sent_s = self._live._clock()
+        connection.begin(head, self._outgoing.body)
+        await connection.head()
+
+    async def _again(self, dead: Connection, head: bytes) -> Connection:
+        """Send once more, on a new connection: the pooled one had died, as idle connections do.
+
+        That the upstream closed it before it read the request is likely, but not certain; so this
+        happens once, and any failure now says that the request may have been executed.
+        """
+        self.retried = True
+        dead.rest()
+        self._connection = None
+        try:
+            self._connection = connection = await self._pool.reopen()
+            await self._answer(connection, head)
+        except UpstreamUnavailable as error:
+            if error.executed and error.kind not in _UNANSWERED:
+                raise
+            raise UpstreamUnavailable(kind="stale_conn", executed=True) from error
+        return connection
+
+    def _leave(self) -> None:
+        self._live._in_flight.discard(self)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.release(connection if connection.rest() else None)
+
+    def _check(self, now_s: float) -> None:
+        """Break the exchange off if one of its deadlines has passed."""
+        connection = self._connection
+        if connection is None or connection.complete or connection.failure is not None:
+            return
+        timeouts = self._outgoing.upstream.timeouts
+        if now_s - self._started_s > timeouts.total_s:
+            connection.fail("max_duration")
+        elif not connection.head_done:
+            if now_s - self._sent_s > timeouts.first_byte_s:
+                connection.fail("ttfb_timeout")
+        elif connection.reading and now_s - connection.heard_s > timeouts.idle_s:
+            connection.fail("idle")
