@@ -456,6 +456,24 @@ def test_a_variable_that_is_not_set_is_a_warning_and_the_rest_works() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ("short", "a key begins with sk-th- and has 16 characters more at least, 256 in all at most"),
+        (f"{SECRET} {SECRET}", "a key has no spaces"),
+        (
+            f"{SECRET}\n",
+            "the secret holds a line break, a space at its end, or a character that no header takes",
+        ),
+        ("x" * (values.CREDENTIAL_LENGTH_MAX + 1), "the secret is longer than 16384 characters"),
+    ],
+)
+def test_a_variable_that_holds_no_key_is_a_complaint(value: str, complaint: str) -> None:
+    found = complaints("keys: [{name: k, key: env:K}]", environ={"K": value})
+
+    assert found == [f"c.yaml:1:23: keys[0].key: in the environment variable K: {complaint}"]
+
+
+@pytest.mark.parametrize(
     ("text", "warning"),
     [
         (

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from tokenhub_proxy.calls import MODEL_LENGTH_MAX
 from tokenhub_proxy.config import LEDGER, LISTEN, Config, load
@@ -142,7 +141,7 @@ def embedded(environ: Mapping[str, str], ollama_models: Sequence[str] | None) ->
         name="(embedded)",
         folder=Path(),
         environ=environ,
-        read_file=_no_files,
+        read_file=Path.read_text,
     )
 
 
@@ -196,7 +195,3 @@ def _model(upstream: str, offer: _Offer) -> list[str]:
 
 def _usable(model: str) -> bool:
     return 0 < len(model) <= MODEL_LENGTH_MAX and model.isprintable() and model == model.strip()
-
-
-def _no_files(path: Path) -> NoReturn:
-    raise FileNotFoundError(path)
