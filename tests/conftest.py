@@ -53,9 +53,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
 
     async def start(text: str, **options: Any) -> Running:
         exchanges: list[Exchange] = []
-        proxy = await wiring.start(
-            load(text, tmp_path), demo_pause_s=0.0, told=[exchanges.append], **options
-        )
+        proxy = await wiring.start(load(text, tmp_path), demo_pause_s=0.0, told=[exchanges.append], **options)
         running.append(Running(proxy, exchanges))
         return running[-1]
 
@@ -92,7 +90,10 @@ upstreams:
   up: {{dialect: openai, base_url: "{base_url}", api_key: sk-upstream-secret}}
   demo: {{dialect: demo}}
 models:
-  m: {{targets: [{{upstream: up, model: real-m}}], price: {{input: 3.00, cached: 0.30, output: 15.00}}, max_output_tokens: 1000}}
+  m:
+    targets: [{{upstream: up, model: real-m}}]
+    price: {{input: 3.00, cached: 0.30, output: 15.00}}
+    max_output_tokens: 1000
   free: {{targets: [{{upstream: up, model: real-free}}], price: free}}
   e: {{targets: [{{upstream: up, model: real-e}}], price: {{input: 0.02}}}}
   demo: {{targets: [{{upstream: demo}}], price: free}}

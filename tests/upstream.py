@@ -41,7 +41,11 @@ def chunk(content: str = "", *, reason: str | None = None, usage: object = None,
         "created": 1,
         "model": "real-m",
         "choices": [
-            {"index": 0, "delta": {"content": content, **delta} if content or delta else {}, "finish_reason": reason}
+            {
+                "index": 0,
+                "delta": {"content": content, **delta} if content or delta else {},
+                "finish_reason": reason,
+            }
         ],
         "usage": usage,
     }
@@ -88,9 +92,9 @@ class FakeUpstream:
     async def start(self) -> None:
         application = web.Application(client_max_size=64 * 2**20)
         application.router.add_route("*", "/{path:.*}", self._answer)
-        self._runner = web.AppRunner(application, handler_cancellation=True)
+        self._runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.2)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0, shutdown_timeout=0.2)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
         self.base_url = f"http://127.0.0.1:{port}/v1"
@@ -128,7 +132,12 @@ def usual(asked: Asked) -> Says:
     """The answer of a healthy upstream."""
     if asked.path.endswith("/embeddings"):
         data = [{"object": "embedding", "index": 0, "embedding": [0.5, -0.5]}]
-        body = {"object": "list", "data": data, "model": "real-e", "usage": {"prompt_tokens": 4, "total_tokens": 4}}
+        body = {
+            "object": "list",
+            "data": data,
+            "model": "real-e",
+            "usage": {"prompt_tokens": 4, "total_tokens": 4},
+        }
         return json_says(orjson.dumps(body))
     if asked.body.get("stream"):
         return stream_says(STREAM)

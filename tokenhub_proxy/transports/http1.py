@@ -159,6 +159,16 @@ class Connection(asyncio.Protocol):
         """Break the exchange off: the request has been written, so it may have been executed."""
         self._break(UpstreamUnavailable(kind=kind, executed=True))
 
+    def cut(self, error: Exception) -> None:
+        """Break the exchange off with the caller's own error."""
+        self._break(error)
+
+    def hold(self) -> None:
+        """Let `pump` return as if its sink had said HOLD."""
+        self._held = True
+        self._regulate()
+        self._wake()
+
     def rest(self) -> bool:
         """End the exchange. True when the connection may serve another; else it is closed."""
         transport = self._transport

@@ -125,6 +125,7 @@ class LiveIncoming:
 
     __slots__ = (
         "_connection",
+        "_ends_s",
         "_live",
         "_outgoing",
         "_pool",
@@ -139,6 +140,7 @@ class LiveIncoming:
         self._live = live
         self._outgoing = outgoing
         self._connection: Connection | None = None
+        self._ends_s: float | None = None
         self.retried = False
         self.status = 0
         self.headers: Mapping[str, str] = {}
@@ -185,6 +187,16 @@ class LiveIncoming:
         if self._connection is not None:
             self._connection.pause(False)
 
+    def linger(self, grace_s: float) -> None:
+        """`wire.Incoming.linger`; the sweep looks after it."""
+        if self._ends_s is None:
+            self._ends_s = self._live._clock() + grace_s
+
+    def cut(self, error: Exception) -> None:
+        """`wire.Incoming.cut`. Closes the connection at once."""
+        if self._connection is not None and not self._connection.complete:
+            self._connection.cut(error)
+
     async def _answer(self, connection: Connection, head: bytes) -> None:
         self._sent_s = self._live._clock()
         connection.begin(head, self._outgoing.body)
@@ -220,7 +232,9 @@ class LiveIncoming:
         if connection is None or connection.complete or connection.failure is not None:
             return
         timeouts = self._outgoing.upstream.timeouts
-        if now_s - self._started_s > timeouts.total_s:
+        if self._ends_s is not None and now_s >= self._ends_s:
+            connection.hold()
+        elif now_s - self._started_s > timeouts.total_s:
             connection.fail("max_duration")
         elif not connection.head_done:
             if now_s - self._sent_s > timeouts.first_byte_s:
