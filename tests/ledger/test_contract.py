@@ -1,0 +1,7 @@
+"""The contract, for each kind of ledger that ships."""
+
+import pytest
+
+from tests.ledger.contract import *  # noqa: F403
+
+pytestmark = pytest.mark.usefixtures("ledger_kind")
