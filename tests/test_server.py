@@ -227,7 +227,8 @@ async def test_a_good_key_gets_its_100_continue(proxy: Running) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n"
-        f"Content-Type: application/json\r\nAuthorization: Bearer {KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Content-Type: application/json\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
     )
     writer.write(head.encode())
 
@@ -281,7 +282,7 @@ async def test_bad_http_gets_a_400_in_our_shape_and_a_closed_connection(
 ) -> None:
     head, _, body = (await raw(proxy, request_bytes)).partition(b"\r\n\r\n")
 
-    assert head.startswith(b"HTTP/1.1 400 ") or head.startswith(b"HTTP/1.0 400 ")
+    assert head.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
     assert error_of(body)["code"] == "invalid_request"
 
 

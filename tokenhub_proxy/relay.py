@@ -45,7 +45,7 @@ class Serving:
 
     routes: Routes
     trusted_proxies: Networks
-    body_bytes_max: int
+    body_max_bytes: int
 
 
 @dataclass(slots=True)
@@ -123,7 +123,7 @@ class Relay:
             raise ShuttingDown
         serving = self.serving
         key = exchange.key = self.identify(client)
-        raw = await client.body(serving.body_bytes_max)
+        raw = await client.body(serving.body_max_bytes)
         exchange.bytes_in = len(raw)
         call = exchange.call = parse(raw, exchange.endpoint, key, client.headers)
         route = serving.routes.find(call.model, key.scope)

@@ -50,7 +50,7 @@ def serving_of(config: Config) -> Serving:
     return Serving(
         routes=Routes(config.routes),
         trusted_proxies=config.trusted_proxies,
-        body_bytes_max=config.body_max_bytes,
+        body_max_bytes=config.body_max_bytes,
     )
 
 
