@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -35,6 +35,14 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self.ahead_s += seconds
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _frozen() -> Iterator[None]:
+    """Leave what is loaded by now out of collections: each test collects what it made itself."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
