@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ MODEL_LENGTH_MAX = 256
 CHOICES_MAX = 128
 # The largest limit that can be meant; far above what any model writes.
 OUTPUT_MAX = 2**31
+# orjson reads 1024 levels but writes only 254; what dialects wrap around a body needs some of them.
+DEPTH_MAX = 128
 # Other names of "the most tokens to write". The hold is made on the largest of them.
 OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 # Fields that choose models or hosts past the key's scope.
@@ -30,6 +33,11 @@ _READ = frozenset(
     }
 )  # fmt: skip
 _READ_FOLDED = {name.casefold(): name for name in _READ}
+# Only pictures are no text. A page or a script in a data URL is, for upstreams that read it.
+_PICTURE = re.compile(r"data:image/(?!svg)", re.IGNORECASE)
+_CLIENT_TOOLS = ("function", "custom", None)
+# Content parts whose bytes stand in the body, where they bound what the upstream reads.
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "input_audio"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +46,8 @@ class Call:
 
     `body` is the parsed JSON object; nobody changes it. `owner` is the account that asks.
     `output_max` is the largest limit that the client states, None where it states none.
-    `text_bytes` and `images` bound the input: a token is at least one byte of text.
+    `text_bytes` and `images` bound the input: a token is at least one byte of text. Where
+    `reads_more`, the body names files, videos or searches that only the upstream can size.
     """
 
     endpoint: Endpoint
@@ -51,6 +60,7 @@ class Call:
     choices: int = 1
     text_bytes: int = 0
     images: int = 0
+    reads_more: bool = False
     strict: bool = False
     scope_fields: tuple[str, ...] = ()
 
@@ -80,12 +90,19 @@ def parse(
         raise InvalidRequest(f"The body is not valid JSON: {exc.msg}.", reason="bad_json") from None
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.", reason="bad_json")
+    # Each level opens a bracket, so that a body with few of them needs no look.
+    if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX:
+        _check_depth(body)
     return _understood(body, endpoint, len(raw), owner, strict)
 
 
 def with_defaults(call: Call, defaults: Mapping[str, Any]) -> Call:
-    """The call with the route's default fields where the client sent none."""
-    added = {name: value for name, value in defaults.items() if name not in call.body}
+    """The call with the route's default fields where the client sent none.
+
+    The output limits are one field under several names: a client that stated one gets no other.
+    """
+    sent = call.body.keys() | (OUTPUT_LIMITS if call.output_max is not None else ())
+    added = {name: value for name, value in defaults.items() if name not in sent}
     if not added:
         return call
     length = call.text_bytes + len(orjson.dumps(added))
@@ -98,20 +115,23 @@ def with_defaults(call: Call, defaults: Mapping[str, Any]) -> Call:
 
 
 def _understood(body: dict[str, Any], endpoint: Endpoint, length: int, owner: str, strict: bool) -> Call:
-    _check_names(body)
+    _check_names(body, _READ_FOLDED)
     model = _model(body)
     stream = _boolean(body, "stream") and endpoint == "chat"
     options = body.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise InvalidRequest("stream_options must be an object.", param="stream_options")
+    if options:
+        _check_names(options, {"include_usage": "include_usage"}, "stream_options.")
     usage_asked = bool(options and _boolean(options, "include_usage", "stream_options.include_usage"))
-    choices, output_max, media, images = 1, None, 0, 0
+    choices, output_max, media, images, reads_more = 1, None, 0, 0, False
     if endpoint == "chat":
         _check_messages(body)
         choices = max(_integer(body, "n", CHOICES_MAX) or 1, _integer(body, "best_of", CHOICES_MAX) or 1)
         limits = [_integer(body, name, OUTPUT_MAX) for name in OUTPUT_LIMITS]
         output_max = max((limit for limit in limits if limit is not None), default=None)
-        media, images = _media(body)
+        media, images, reads_more = _media(body)
+        reads_more = reads_more or _searches(body)
     else:
         _check_input(body)
     return Call(
@@ -125,6 +145,7 @@ def _understood(body: dict[str, Any], endpoint: Endpoint, length: int, owner: st
         choices=choices,
         text_bytes=max(0, length - media),
         images=images,
+        reads_more=reads_more,
         strict=strict,
         scope_fields=tuple(name for name in SCOPE_FIELDS if name in body),
     )
@@ -141,13 +162,32 @@ def _check_content_type(content_type: str) -> None:
             raise UnsupportedMediaType("The body must be UTF-8.", reason="charset")
 
 
-def _check_names(body: Mapping[str, Any]) -> None:
+def _check_depth(body: Mapping[str, Any]) -> None:
+    level: list[Any] = [body]
+    for _ in range(DEPTH_MAX):
+        level = [member for container in level for member in _members(container)]
+        if not level:
+            return
+    raise InvalidRequest(f"The body is nested deeper than {DEPTH_MAX} levels.", reason="bad_json")
+
+
+def _members(container: Any) -> Iterable[Any]:
+    """The objects and lists in an object or a list."""
+    values = container.values() if type(container) is dict else container
+    return [value for value in values if type(value) is dict or type(value) is list]
+
+
+def _check_names(body: Mapping[str, Any], read: Mapping[str, str], path: str = "") -> None:
+    """Refuse names that another parser could take for one we read: other case, a NUL at the end."""
     for name in body:
-        if name in _READ:
+        ours = read.get(name.casefold())
+        if ours == name or (ours is None and name.isprintable()):
             continue
-        ours = _READ_FOLDED.get(name.casefold())
-        if ours is not None:
-            raise InvalidRequest(f"Unknown field {shown(name)}; did you mean {ours!r}?", param=name[:80])
+        message = f"Unknown field {shown(path + name)}"
+        raise InvalidRequest(
+            f"{message}; did you mean {path + ours!r}?" if ours is not None else f"{message}.",
+            param=path + name[:80],
+        )
 
 
 def _model(body: Mapping[str, Any]) -> str:
@@ -214,22 +254,40 @@ def _check_input(body: Mapping[str, Any]) -> None:
 
 
 def _token_list(items: list[Any]) -> bool:
-    return bool(items) and all(type(item) is int and item >= 0 for item in items)
+    # In C: a batch has hundreds of thousands of tokens.
+    return set(map(type, items)) == {int} and min(items) >= 0
 
 
-def _media(body: Mapping[str, Any]) -> tuple[int, int]:
-    """The bytes of inlined images, which are no text, and how many images there are."""
-    length = images = 0
+def _media(body: Mapping[str, Any]) -> tuple[int, int, bool]:
+    """The characters of inlined pictures, how many images there are, and whether parts name more."""
+    length, images, reads_more = 0, 0, False
     for message in body["messages"]:
         content = message.get("content")
         if not isinstance(content, list):
             continue
         for part in content:
-            if not isinstance(part, dict) or part.get("type") != "image_url":
+            if not isinstance(part, dict):
                 continue
-            images += 1
-            image = part.get("image_url")
-            url = image.get("url") if isinstance(image, dict) else image
-            if isinstance(url, str) and url.startswith("data:"):
-                length += len(url)
-    return length, images
+            kind = part.get("type")
+            if kind == "image_url":
+                image = part.get("image_url")
+                url = image.get("url") if isinstance(image, dict) else image
+                if isinstance(url, str) and _PICTURE.match(url):
+                    length += len(url)
+                images += 1
+            elif kind not in _TEXT_PARTS and not _inlined(part):
+                reads_more = True
+    return length, images, reads_more
+
+
+def _inlined(part: Mapping[str, Any]) -> bool:
+    """True for a file whose bytes are in the part itself."""
+    file = part.get("file")
+    data = file.get("file_data") if isinstance(file, dict) else None
+    return isinstance(data, str) and not data.startswith(("http:", "https:"))
+
+
+def _searches(body: Mapping[str, Any]) -> bool:
+    """True when the upstream may look things up by itself; the client's own functions can't."""
+    tools = body.get("tools") or ()
+    return "web_search_options" in body or any(tool.get("type") not in _CLIENT_TOOLS for tool in tools)

@@ -238,7 +238,8 @@ class InternalError(ProxyError):
     """500: a bug of ours; the log has the traceback, the client has the request id."""
 
     def __init__(self) -> None:
-        super().__init__("Something went wrong inside the proxy.")
+        # The upstream may have done its work before we failed; asking again would pay it twice.
+        super().__init__("Something went wrong inside the proxy.", should_retry=False)
 
 
 def shown(name: str) -> str:

@@ -10,6 +10,9 @@ from tokenhub_proxy.keys import Key
 from tokenhub_proxy.ledger import Ending, Hold
 from tokenhub_proxy.prices import Usage
 
+# What the log says of a client that left, as nginx does; nobody was there to be told a status.
+CLIENT_GONE = 499
+
 
 @dataclass(slots=True, eq=False)
 class Exchange:
@@ -42,11 +45,25 @@ class Exchange:
     notes: dict[str, object] = field(default_factory=dict)
 
     @property
+    def told_status(self) -> int:
+        """The HTTP status for the log, the metrics and the books."""
+        if self.gone:
+            return CLIENT_GONE
+        return self.status or (self.error.http_status if self.error is not None else 0)
+
+    @property
+    def charge(self) -> int:
+        """What the account pays, in nanodollars: the cost, but never more than was held."""
+        return min(self.cost, self.hold.amount) if self.hold is not None else 0
+
+    @property
     def duration_s(self) -> float:
+        """From the request to the end of its answer."""
         return self.ended_s - self.started_s
 
     @property
     def first_byte_ms(self) -> int | None:
+        """From the request to the first byte of its answer; None where there was none."""
         if self.first_byte_s is None:
             return None
         return round((self.first_byte_s - self.started_s) * 1000)
@@ -71,7 +88,7 @@ class Exchange:
             usage=self.usage if produced else Usage(),
             upstream=self.upstream,
             reason=reason,
-            http_status=self.status or (error.http_status if error is not None else 0),
+            http_status=self.told_status,
             first_byte_ms=self.first_byte_ms,
             attempts=tuple(self.attempts),
         )

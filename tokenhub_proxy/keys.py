@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Literal
 
@@ -18,6 +20,8 @@ ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 RANDOM_LENGTH = 28
 RANDOM_BYTES = 32
 CHECKSUM_LENGTH = 6
+# What a scanner looks for in any text; `well_formed` then tells a real secret from noise.
+KEY_PATTERN = r"(?<![0-9A-Za-z])sk-th-[0-9A-Za-z]{34}(?![0-9A-Za-z])"
 # A key from the config is the operator's own choice: the prefix and this many characters more.
 CONFIG_KEY_LENGTH_MIN = len(PREFIX) + 16
 # Longer credentials are nobody's key; refusing them early keeps hashing cheap.
@@ -196,19 +200,28 @@ def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     return network
 
 
+# `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]`, `[::1]:80`: the forms that proxies write.
+_HOST = re.compile(r"\[([^\[\]]*)\](?::[0-9]{1,5})?|([0-9.]*):[0-9]{1,5}|(.*)", re.DOTALL)
+
+
 def parse_address(text: str) -> Address | None:
     """An address without brackets, port, zone or mapping; None for what is none."""
-    host = text.strip()
-    if host.startswith("["):
-        host = host[1:].partition("]")[0]
-    elif host.count(":") == 1:
-        host = host.partition(":")[0]
+    found = _HOST.fullmatch(text.strip())
+    if found is None:
+        return None
+    bracketed, before_port, bare = found.groups()
     try:
-        address = ipaddress.ip_address(host.partition("%")[0])
+        if bracketed is not None:
+            address: Address = ipaddress.IPv6Address(bracketed)
+        else:
+            address = ipaddress.ip_address(bare if before_port is None else before_port)
     except ValueError:
         return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if address.scope_id is not None:
+            return ipaddress.IPv6Address(int(address))
     return address
 
 
@@ -234,8 +247,6 @@ def period_name(key: str, per: Period, now_s: float) -> str:
 
     The window is part of the name, so nothing ever resets.
     """
-    from datetime import UTC, datetime
-
     now = datetime.fromtimestamp(now_s, UTC)
     if per == "day":
         return f"{key}/{now:%Y-%m-%d}"

@@ -14,6 +14,10 @@ WINDOW_S = 60.0
 # dropped only when all of it has left the window, so no window ever admits more than its limit.
 PLACES_PER_S = 10
 _WINDOW_PLACES = int(WINDOW_S * PLACES_PER_S) + 1
+# Added to a wait, so that a client that comes exactly then isn't too early by a rounding.
+WAIT_MARGIN_S = 0.001
+# Meters of idle keys are swept away when there are so many, then at twice what a sweep left.
+METERS_MIN = 1000
 # A client over its concurrency limit may try again when one of its calls has ended: soon.
 CONCURRENT_RETRY_S = 1.0
 
@@ -59,7 +63,8 @@ class Window:
                 break
             over -= counted
             if over <= 0:
-                return max(0.1, (place + _WINDOW_PLACES) / PLACES_PER_S - now_s)
+                leaves_s = (place + _WINDOW_PLACES) / PLACES_PER_S
+                return max(0.0, leaves_s - now_s) + WAIT_MARGIN_S
         return 0.0 if over <= 0 else WINDOW_S
 
     def reset_s(self, now_s: float) -> float:
@@ -79,9 +84,22 @@ class Meter:
         self.tokens = Window()
         self.concurrent = 0
 
+    def expire(self, now_s: float) -> None:
+        """Forget what has left the windows."""
+        self.requests.expire(now_s)
+        self.tokens.expire(now_s)
+
+    @property
+    def idle(self) -> bool:
+        """True when a new meter would say the same."""
+        return not (self.concurrent or self.requests.total or self.tokens.total)
+
 
 class Admission:
-    """One admitted call: `with` it, and tell `used` when its tokens are known."""
+    """One admitted call: `with` it, and tell `used` when its tokens are known.
+
+    A call that ends without telling took none: it was refused before its upstream.
+    """
 
     __slots__ = ("_counted", "_meter", "_place", "_scope", "now_s")
 
@@ -111,19 +129,30 @@ class Admission:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._meter.concurrent -= 1
+        self.used(0, self.now_s)
 
 
 class Limits:
     """The meters of all keys."""
 
     def __init__(self) -> None:
-        self._meters: dict[str, Meter] = {}  # by key id: as many as there are keys
+        self._meters: dict[str, Meter] = {}  # by key id
+        self._sweep_at = METERS_MIN
 
-    def meter(self, key_id: str) -> Meter:
+    def _meter(self, key_id: str, now_s: float) -> Meter:
         meter = self._meters.get(key_id)
         if meter is None:
+            if len(self._meters) >= self._sweep_at:
+                self._sweep(now_s)
             meter = self._meters[key_id] = Meter()
+        meter.expire(now_s)
         return meter
+
+    def _sweep(self, now_s: float) -> None:
+        for meter in self._meters.values():
+            meter.expire(now_s)
+        self._meters = {key_id: meter for key_id, meter in self._meters.items() if not meter.idle}
+        self._sweep_at = max(METERS_MIN, 2 * len(self._meters))
 
     def admit(self, key_id: str, scope: Scope, tokens: int, now_s: float) -> Admission:
         """Count one call of about so many tokens, or raise RateLimited and count nothing.
@@ -131,13 +160,11 @@ class Limits:
         `now_s` is a clock that never goes back. A call larger than the whole limit of tokens is
         counted as the limit: it is admitted alone rather than never.
         """
-        meter = self.meter(key_id)
+        meter = self._meter(key_id, now_s)
         counted, place = 0, None
         if scope.requests_per_minute is not None:
-            meter.requests.expire(now_s)
             _refuse_over(meter.requests, 1, scope.requests_per_minute, "requests", meter, scope, now_s)
         if scope.tokens_per_minute is not None:
-            meter.tokens.expire(now_s)
             counted = min(tokens, scope.tokens_per_minute)
             _refuse_over(meter.tokens, counted, scope.tokens_per_minute, "tokens", meter, scope, now_s)
         if scope.concurrent is not None and meter.concurrent >= scope.concurrent:
@@ -156,10 +183,7 @@ class Limits:
 
     def standing(self, key_id: str, scope: Scope, now_s: float) -> dict[str, str]:
         """Where a key stands now, as the `x-ratelimit-*` headers tell it; nothing is counted."""
-        meter = self.meter(key_id)
-        meter.requests.expire(now_s)
-        meter.tokens.expire(now_s)
-        return _headers(meter, scope, now_s)
+        return _headers(self._meter(key_id, now_s), scope, now_s)
 
 
 class KeyRateLimited(RateLimited):

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import IO
+from contextlib import suppress
+from typing import TextIO
 
 import orjson
 
 from tokenhub_proxy.exchange import Exchange
+from tokenhub_proxy.prices import NANOS_MAX, format_usd
 
 Observer = Callable[[Exchange], None]
 
 
 def fields(exchange: Exchange) -> dict[str, object]:
-    """The members of a log line, in their order. No prompt, no answer, no secret."""
+    """The members of a log line, in their order. No prompt, no answer, no secret.
+
+    `hold_n`, `charge_n` and `writeoff_n` are nanodollars.
+    """
     call, error, hold = exchange.call, exchange.error, exchange.hold
     found: dict[str, object] = {
         "event": "request_end",
@@ -24,18 +29,22 @@ def fields(exchange: Exchange) -> dict[str, object]:
         "endpoint": exchange.endpoint,
         "model": call.model if call is not None else None,
         "upstream": exchange.upstream or None,
-        "status": 499 if exchange.gone else exchange.status,
+        "status": exchange.told_status,
         "code": error.code if error is not None else None,
         "bytes_in": exchange.bytes_in,
         "bytes_out": exchange.bytes_out,
         "ttfb_ms": exchange.first_byte_ms,
         "dur_ms": round(exchange.duration_s * 1000),
         "hold_n": hold.amount if hold is not None else 0,
-        "charge_n": exchange.cost,
+        "charge_n": exchange.charge,
         "billing": exchange.billing,
         "reason": exchange.gone or (error.reason if error is not None else "") or None,
         **exchange.notes,
     }
+    if exchange.cost > exchange.charge:
+        # An upstream can report any number; a log line holds 64 bits.
+        found["hold_exceeded"] = 1
+        found["writeoff_n"] = min(exchange.cost - exchange.charge, NANOS_MAX)
     if len(exchange.attempts) > 1 or error is not None:
         found["attempts"] = exchange.attempts
     return found
@@ -44,36 +53,41 @@ def fields(exchange: Exchange) -> dict[str, object]:
 class JsonLog:
     """Writes one JSON line per exchange."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._write = stream.write
-        self._flush = stream.flush
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
 
     def __call__(self, exchange: Exchange) -> None:
-        self._write(orjson.dumps(fields(exchange), option=orjson.OPT_APPEND_NEWLINE).decode())
-        self._flush()
+        _write(self._stream, orjson.dumps(fields(exchange)).decode())
 
 
 class TextLog:
     """Writes one line for people per exchange."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._write = stream.write
-        self._flush = stream.flush
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
 
     def __call__(self, exchange: Exchange) -> None:
         told = fields(exchange)
         key = exchange.key.name if exchange.key is not None else "-"
         reason = f" {told['code']} ({told['reason']})" if told["code"] else ""
         usage = exchange.usage
-        self._write(
+        _write(
+            self._stream,
             f"{told['status']} {key} {told['model'] or exchange.endpoint} → {told['upstream'] or '-'} "
             f"{told['dur_ms']} ms, {usage.input_total}+{usage.output} tokens, {told['billing']}{reason} "
-            f"{exchange.id}\n"
+            f"{exchange.id}",
         )
-        self._flush()
 
 
-def log_to(stream: IO[str], form: str) -> Observer | None:
+def _write(stream: TextIO, line: str) -> None:
+    """One line. A log that can't be written, on a full disk or a closed pipe, fails no request."""
+    spelled = line.encode(stream.encoding or "utf-8", "backslashreplace").decode(stream.encoding or "utf-8")
+    with suppress(OSError):
+        stream.write(spelled + "\n")
+        stream.flush()
+
+
+def log_to(stream: TextIO, form: str) -> Observer | None:
     """The access log in the configured form; `auto` is text on a terminal and JSON elsewhere."""
     if form == "off":
         return None
@@ -93,12 +107,13 @@ class Counters:
     def __call__(self, exchange: Exchange) -> None:
         # Only configured models become labels: a client's invention must not grow the table.
         model = exchange.hold.model if exchange.hold is not None else ""
-        code = exchange.error.code if exchange.error is not None else exchange.gone and "client_gone"
-        self.requests[model, exchange.upstream, exchange.status, code or ""] += 1
+        code = exchange.error.code if exchange.error is not None else ""
+        code = "client_gone" if exchange.gone else code
+        self.requests[model, exchange.upstream, exchange.told_status, code] += 1
         if exchange.cost or exchange.usage.total:
             self.tokens[model, exchange.upstream, "input"] += exchange.usage.input_total
             self.tokens[model, exchange.upstream, "output"] += exchange.usage.output
-            self.spend_nanos[model, exchange.upstream] += exchange.cost
+            self.spend_nanos[model, exchange.upstream] += exchange.charge
 
     def render(self, in_flight: int) -> str:
         """The Prometheus text format."""
@@ -111,9 +126,8 @@ class Counters:
             lines.append(f"tokenhub_tokens_total{_labels(model=model, upstream=upstream, kind=kind)} {count}")
         lines.append("# TYPE tokenhub_spend_usd_total counter")
         for (model, upstream), nanos in sorted(self.spend_nanos.items()):
-            lines.append(
-                f"tokenhub_spend_usd_total{_labels(model=model, upstream=upstream)} {nanos / 1e9:.9f}"
-            )
+            labels = _labels(model=model, upstream=upstream)
+            lines.append(f"tokenhub_spend_usd_total{labels} {format_usd(nanos)}")
         lines += ["# TYPE tokenhub_in_flight gauge", f"tokenhub_in_flight {in_flight}", ""]
         return "\n".join(lines)
 

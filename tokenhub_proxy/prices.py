@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 
 NANOS_PER_USD = 10**9
 TOKENS_PER_PRICE = 10**6
@@ -13,6 +13,8 @@ NANOS_MAX = 9 * 10**18
 # A token of ordinary text is about four bytes. Only a call whose upstream reported no usage is
 # billed by this, and then it is marked `estimated`.
 BYTES_PER_TOKEN = 4
+
+_DECIMAL = re.compile(r"([+-]?)([0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Price:
         return -(-(input_max * dearest + output_max * self.output) // TOKENS_PER_PRICE)
 
     def affordable_output(self, input_max: int, nanos: int) -> int | None:
-        """How many output tokens `nanos` buys beside the input; None where output is free."""
+        """The most output tokens that `nanos` buys beside the input; None where output is free."""
         if self.output == 0:
             return None
         dearest = max(self.input, self.cached, self.cache_write)
@@ -75,6 +77,7 @@ class Price:
 
     @property
     def free(self) -> bool:
+        """True when no token of any class costs anything."""
         return not (self.input or self.cached or self.cache_write or self.output)
 
 
@@ -89,21 +92,22 @@ def parse_usd(text: str) -> int:
     Raises ValueError, with a message for people, when the text is no plain decimal number, is
     negative, or is finer than a nanodollar.
     """
-    cleaned = text.strip()
-    try:
-        amount = Decimal(cleaned)
-    except InvalidOperation:
-        raise ValueError(f"{text!r} is not a decimal number") from None
-    if not amount.is_finite() or "e" in cleaned.lower() or "_" in cleaned:
+    # By hand, because Decimal rounds at 28 digits: money is exact or refused.
+    found = _DECIMAL.fullmatch(text.strip())
+    if found is None:
         raise ValueError(f"{text!r} is not a plain decimal number")
-    if amount < 0:
+    sign, number = found.groups()
+    whole, _, part = number.partition(".")
+    whole, part = whole.lstrip("0"), part.rstrip("0")
+    if sign == "-" and (whole or part):
         raise ValueError(f"{text!r} is negative")
-    nanos = amount * NANOS_PER_USD
-    if nanos != nanos.to_integral_value():
+    if len(part) > 9:
         raise ValueError(f"{text!r} is finer than a nanodollar (9 decimals)")
+    # Python refuses to read thousands of digits; nobody's balance has more than ten.
+    nanos = int(whole[:11] + part.ljust(9, "0"))
     if nanos > NANOS_MAX:
         raise ValueError(f"{text!r} is more than {NANOS_MAX // NANOS_PER_USD} USD")
-    return int(nanos)
+    return nanos
 
 
 def format_usd(nanos: int) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import heapq
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import lru_cache
@@ -18,8 +19,15 @@ from tokenhub_proxy.prices import Price
 # A chat model without a configured limit gets this one, sent upstream: an answer without a bound
 # could cost anything.
 OUTPUT_MAX_ASSUMED = 4096
+# What a call can read that names files or searches, where the model's context length isn't told.
+CONTEXT_ASSUMED = 128_000
 # The least a client gets of an answer whose limit the balance decides; less is refused.
 OUTPUT_MIN_AFFORDABLE = 256
+# Comparing names letter by letter costs 0.1 ms each. A typo hardly changes a name's length, so
+# only so many names of the nearest lengths are compared.
+NEAREST_AMONG_MAX = 50
+# Each kind of key remembers the models it sees; so many kinds are remembered at a time.
+VISIBLE_MAX = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +114,16 @@ class Route:
         counts; and where `left` can't cover that, as much as it buys, if that is worth an answer.
         """
         price, input_max = self.price, call.input_max(self.image_tokens_max)
+        if call.reads_more:
+            input_max = max(input_max, self.context_length or CONTEXT_ASSUMED)
         if call.endpoint == "embeddings":
             return price.ceiling(input_max, 0), None
         if self.embeddings_only:
             raise InvalidRequest(f"The model {self.model!r} serves embeddings only.", param="model")
         if call.output_max is not None:
             return price.ceiling(input_max, call.output_max * call.choices), None
-        if price.free:
-            return 0, None
+        if price.output == 0:
+            return price.ceiling(input_max, 0), None
         output_max = self.output_max or OUTPUT_MAX_ASSUMED
         amount = price.ceiling(input_max, output_max * call.choices)
         if left is not None and amount > left:
@@ -140,7 +150,6 @@ class Routes:
 
     def __init__(self, routes: Mapping[str, Route]) -> None:
         self._by_model = dict(routes)
-        # One entry per distinct set of patterns: as many as there are kinds of keys.
         self._visible: dict[tuple[str, ...], dict[str, Route]] = {}
 
     def visible(self, scope: Scope) -> Mapping[str, Route]:
@@ -148,6 +157,8 @@ class Routes:
         found = self._visible.get(scope.models)
         if found is None:
             found = {name: route for name, route in self._by_model.items() if matches(scope.models, name)}
+            if len(self._visible) >= VISIBLE_MAX:
+                self._visible.clear()
             self._visible[scope.models] = found
         return found
 
@@ -161,10 +172,16 @@ class Routes:
                 f"This key may not call the model {shown(model)}.", param="model", reason=shown(model)
             )
         message = f"The model {shown(model)} does not exist."
-        nearest = difflib.get_close_matches(model[:200], list(self.visible(scope)), n=1)
-        if nearest:
-            message += f" Did you mean {nearest[0]!r}?"
+        nearest = _nearest(model, self.visible(scope))
+        if nearest is not None:
+            message += f" Did you mean {nearest!r}?"
         raise ModelNotFound(message, param="model", reason=shown(model))
+
+
+def _nearest(model: str, names: Iterable[str]) -> str | None:
+    candidates = heapq.nsmallest(NEAREST_AMONG_MAX, names, key=lambda name: abs(len(name) - len(model)))
+    found = difflib.get_close_matches(model, candidates, n=1)
+    return found[0] if found else None
 
 
 def matches(patterns: tuple[str, ...], model: str) -> bool:

@@ -7,7 +7,9 @@ import re
 DONE = b"data: [DONE]\n\n"
 _BOM = b"\xef\xbb\xbf"
 # Two line ends in a row. A line ends in LF, CRLF or CR; `\r(?!\n)` keeps CRLF from counting twice.
-_BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+# After LF or CR a second CR ends the event at once, for streams of CR alone must not lag by one
+# event; if an LF follows, it begins the next event, where a blank line means nothing.
+_BOUNDARY = re.compile(rb"\r\n(?:\r\n|\n|\r)|(?:\n|\r(?!\n))[\r\n]")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
@@ -60,12 +62,13 @@ def data(event: bytes) -> bytes | None:
 
 
 def name(event: bytes) -> str:
-    """The `event:` field of one raw event, "" where it has none."""
+    """The last `event:` field of one raw event, "" where it has none."""
+    found = b""
     for line in _LINE_END.split(event.removeprefix(_BOM)):
         field, _, value = line.partition(b":")
         if field == b"event":
-            return value.removeprefix(b" ").decode("utf-8", "replace")
-    return ""
+            found = value.removeprefix(b" ")
+    return found.decode("utf-8", "replace")
 
 
 def encode(payload: bytes) -> bytes:

@@ -136,7 +136,7 @@ class Client(Protocol):
 
 def crossing(headers: Mapping[str, str]) -> Iterable[tuple[str, str]]:
     """The upstream's headers that the client may see: known names, printable ASCII values."""
-    for name in headers.keys() & CROSSING_HEADERS:
-        value = headers[name]
-        if len(value) <= CROSSING_VALUE_LENGTH_MAX and value.isascii() and value.isprintable():
+    for name, value in headers.items():
+        short = len(value) <= CROSSING_VALUE_LENGTH_MAX
+        if name in CROSSING_HEADERS and short and value.isascii() and value.isprintable():
             yield name, value

@@ -24,14 +24,18 @@ class Memory:
         self.bytes_max = bytes_max
 
     def put(self, owner: str, id: str, state: bytes) -> None:
-        """Remember the state; one larger than the whole bound is not kept."""
-        if len(state) > self.bytes_max:
+        """Remember the state in place of an older one; too large a one is not kept."""
+        older = self._entries.pop((owner, id), None)
+        if older is not None:
+            self._bytes -= _size(owner, id, older)
+        size = _size(owner, id, state)
+        if size > self.bytes_max:
             return
-        self._bytes += len(state) - len(self._entries.pop((owner, id), b""))
         self._entries[owner, id] = state
+        self._bytes += size
         while len(self._entries) > self.entries_max or self._bytes > self.bytes_max:
-            _, dropped = self._entries.popitem(last=False)
-            self._bytes -= len(dropped)
+            names, dropped = self._entries.popitem(last=False)
+            self._bytes -= _size(*names, dropped)
 
     def get(self, owner: str, id: str) -> bytes | None:
         """The state, or None when it was never there or is gone."""
@@ -39,3 +43,8 @@ class Memory:
         if state is not None:
             self._entries.move_to_end((owner, id))
         return state
+
+
+def _size(owner: str, id: str, state: bytes) -> int:
+    """What an entry counts for: ids are the upstream's words, and may be long too."""
+    return len(owner) + len(id) + len(state)

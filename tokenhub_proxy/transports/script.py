@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
 from tokenhub_proxy.errors import UpstreamUnavailable
+from tokenhub_proxy.routes import Timeouts
 from tokenhub_proxy.wire import HOLD, Incoming, Outgoing, Sink
 
 
@@ -21,9 +22,13 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The connection breaks here, in the way that `kind` names."""
+    """The connection breaks here, in the way that `kind` names.
+
+    Before the head `executed` says whether the upstream may have done the work; after it, it may.
+    """
 
     kind: str = "reset_read"
+    executed: bool = False
 
 
 Step = bytes | Pause | Fail
@@ -46,7 +51,7 @@ class Script:
         self._answer = answer
 
     def send(self, outgoing: Outgoing) -> AbstractAsyncContextManager[Incoming]:
-        return _Exchange(self._answer(outgoing), outgoing.upstream.timeouts.idle_s)
+        return _Exchange(self._answer(outgoing), outgoing.upstream.timeouts)
 
     async def aclose(self) -> None:
         pass
@@ -55,17 +60,19 @@ class Script:
 class _Exchange:
     """The context of one scripted answer."""
 
-    def __init__(self, scripted: Scripted, idle_s: float) -> None:
+    def __init__(self, scripted: Scripted, timeouts: Timeouts) -> None:
         self._scripted = scripted
-        self._idle_s = idle_s
+        self._timeouts = timeouts
 
     async def __aenter__(self) -> Incoming:
-        before = self._scripted.before
+        before, first_byte_s = self._scripted.before, self._timeouts.first_byte_s
+        if isinstance(before, Fail):
+            raise UpstreamUnavailable(kind=before.kind, executed=before.executed)
         if isinstance(before, Pause):
-            await asyncio.sleep(before.seconds)
-        elif isinstance(before, Fail):
-            raise UpstreamUnavailable(kind=before.kind)
-        return ScriptedIncoming(self._scripted, self._idle_s)
+            await asyncio.sleep(min(before.seconds, first_byte_s))
+            if before.seconds > first_byte_s:
+                raise UpstreamUnavailable(kind="ttfb_timeout", executed=True)
+        return ScriptedIncoming(self._scripted, self._timeouts)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -76,66 +83,85 @@ class _Exchange:
 class ScriptedIncoming:
     """An Incoming that plays its steps; pausing stops it between two of them."""
 
-    def __init__(self, scripted: Scripted, idle_s: float) -> None:
+    def __init__(self, scripted: Scripted, timeouts: Timeouts) -> None:
         self.status = scripted.status
         self.headers = scripted.headers
         self._steps = iter(scripted.steps)
-        self._idle_s = idle_s
-        self._running = asyncio.Event()
-        self._running.set()
-        self._cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._ends_at: float | None = None
+        self._timeouts = timeouts
+        self._now = asyncio.get_running_loop().time
+        self._lasts_until = self._now() + timeouts.total_s
+        self._idle_at = self._now() + timeouts.idle_s
+        self._lingers_until: float | None = None
+        self._paused = False
+        self._error: Exception | None = None
+        self._stirred = asyncio.Event()  # something above has changed
 
     async def pump(self, sink: Sink) -> bool:
-        for step in self._steps:
+        due_at = self._now()
+        while await self._reach(due_at):
+            step = next(self._steps, None)
+            if step is None:
+                return True
             if isinstance(step, Fail):
-                raise UpstreamUnavailable(kind=step.kind, executed=True)
-            if isinstance(step, Pause):
-                if not await self._sleep(step.seconds):
+                self.cut(UpstreamUnavailable(kind=step.kind, executed=True))
+            elif isinstance(step, Pause):
+                due_at = self._now() + step.seconds
+            else:
+                self._idle_at = self._now() + self._timeouts.idle_s
+                if sink(step) is HOLD:
                     return False
-                continue
-            await self._wait_running()
-            if sink(step) is HOLD:
+                # As after a read of the network: whoever waits for the loop has a turn.
+                await asyncio.sleep(0)
+        return False
+
+    async def _reach(self, due_at: float) -> bool:
+        """Wait until then, and until reading is on; False when the answer has lingered enough."""
+        while True:
+            if self._error is not None:
+                raise self._error
+            now = self._now()
+            if self._lingers_until is not None and now >= self._lingers_until:
                 return False
-        self._raise_cut()
-        return True
+            if now >= due_at and not self._paused:
+                return True
+            self._break_if_late(now)
+            await self._stir(due_at)
 
-    async def _sleep(self, seconds: float) -> bool:
-        """Wait, unless the answer is cut, falls idle or has lingered long enough."""
-        loop = asyncio.get_running_loop()
-        limit = self._idle_s if self._ends_at is None else self._ends_at - loop.time()
-        await asyncio.wait((self._cut,), timeout=max(0.0, min(seconds, limit)))
-        self._raise_cut()
-        if seconds >= limit and self._ends_at is None:
+    def _break_if_late(self, now: float) -> None:
+        if self._lingers_until is not None:
+            return
+        if now >= self._lasts_until:
+            raise UpstreamUnavailable(kind="max_duration", executed=True)
+        if now >= self._idle_at and not self._paused:
             raise UpstreamUnavailable(kind="idle", executed=True)
-        return seconds < limit
 
-    async def _wait_running(self) -> None:
-        if self._cut.done():
-            self._raise_cut()
-        if not self._running.is_set():
-            waiting = asyncio.ensure_future(self._running.wait())
-            try:
-                await asyncio.wait((waiting, self._cut), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                waiting.cancel()
-            self._raise_cut()
-
-    def _raise_cut(self) -> None:
-        if self._cut.done():
-            self._cut.result()
+    async def _stir(self, due_at: float) -> None:
+        """Wait for the next deadline, or for a change."""
+        if self._lingers_until is not None:
+            deadlines = [self._lingers_until]
+        else:
+            deadlines = [self._lasts_until] if self._paused else [self._lasts_until, self._idle_at]
+        if not self._paused:
+            deadlines.append(due_at)
+        self._stirred.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(min(deadlines)):
+                await self._stirred.wait()
 
     def linger(self, grace_s: float) -> None:
-        if self._ends_at is None:
-            self._ends_at = asyncio.get_running_loop().time() + grace_s
+        if self._lingers_until is None:
+            self._lingers_until = self._now() + grace_s
+            self._stirred.set()
 
     def cut(self, error: Exception) -> None:
-        if not self._cut.done():
-            self._cut.set_exception(error)
-            self._cut.exception()  # seen: it is raised by the pump, or nobody waits any more
+        self._error = self._error or error
+        self._stirred.set()
 
     def pause(self) -> None:
-        self._running.clear()
+        self._paused = True
 
     def resume(self) -> None:
-        self._running.set()
+        if self._paused:
+            self._paused = False
+            self._idle_at = self._now() + self._timeouts.idle_s  # the silence was ours
+            self._stirred.set()
