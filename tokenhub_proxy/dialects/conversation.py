@@ -46,12 +46,18 @@ class Media:
 class Thinking:
     """Reasoning of an earlier turn that the client sent back; without a signature it is only text.
 
-    `redacted` is the opaque data of reasoning that the upstream encrypted.
+    `redacted` is the opaque data of reasoning that the upstream encrypted. `format` names whose
+    signature it is, where the client's form tells.
     """
 
     text: str = ""
     signature: str = ""
     redacted: str = ""
+    format: str = ""
+
+    @property
+    def empty(self) -> bool:
+        return not (self.text or self.signature or self.redacted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,9 @@ def read_conversation(call: Call, losses: Losses) -> Conversation:
         if not turns or turns[-1][0] != side:
             turns.append((side, []))
         turns[-1][1].extend(parts)
+    if not turns and system:
+        # A prompt of system messages alone is fine at OpenAI; elsewhere somebody must have asked.
+        turns, system = [("user", [*system])], []
     if not turns:
         raise InvalidRequest("messages must hold at least one that is not empty.", param="messages")
     return Conversation(tuple(system), tuple(Turn(role, _ordered(parts)) for role, parts in turns))
@@ -184,12 +193,13 @@ def _thinking(message: Mapping[str, Any]) -> list[Thinking]:
         )
     if not found:
         for block in _mappings(message.get("reasoning_details")):
+            form = _string(block, "format")
             found.append(
-                Thinking(_string(block, "text"), _string(block, "signature"), _string(block, "data"))
+                Thinking(_string(block, "text"), _string(block, "signature"), _string(block, "data"), form)
             )
     if not found:
         found.append(Thinking(_string(message, "reasoning_content") or _string(message, "reasoning")))
-    return [block for block in found if block != Thinking()]
+    return [block for block in found if not block.empty]
 
 
 def _tool_call(call: object, where: str) -> ToolCall:
