@@ -26,6 +26,7 @@ from tokenhub_proxy.dialects.conversation import (
 from tokenhub_proxy.dialects.fields import Losses, sort_fields
 from tokenhub_proxy.dialects.gates import Claude
 from tokenhub_proxy.dialects.memory import Memory
+from tokenhub_proxy.dialects.schemas import adapted
 from tokenhub_proxy.dialects.settings import (
     Effort,
     Format,
@@ -58,9 +59,13 @@ JSON_HINT = "Answer with one JSON object and nothing else."
 # While thinking, nothing below this is taken.
 THINKING_TOP_P_MIN = 0.95
 
-# Where a JSON schema holds further ones: directly or in a list, and by names of the author's.
-_SCHEMAS = frozenset({"items", "prefixItems", "anyOf", "allOf", "oneOf", "not", "if", "then", "else"})
-_NAMED_SCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+# What structured output knows no rule for; the model is told in words.
+UNSUPPORTED_KEYWORDS = frozenset(
+    {
+        "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
+        "minLength", "maxLength", "maxItems",
+    }
+)  # fmt: skip
 
 
 def format_tool(call: Call, gate: Claude) -> str | None:
@@ -111,9 +116,8 @@ class Request:
         system = [_text_block(text) for text in conversation.system] + hints
         if system:
             self._body["system"] = system
-        self._body["messages"] = [
-            {"role": turn.role, "content": self._blocks(turn)} for turn in conversation.turns
-        ]
+        messages = [{"role": turn.role, "content": self._blocks(turn)} for turn in conversation.turns]
+        self._body["messages"] = [message for message in messages if message["content"]]
         return self._body
 
     def _add_format(self) -> list[dict[str, Any]]:
@@ -125,7 +129,7 @@ class Request:
             self.losses.drop("response_format")
             return [{"type": "text", "text": JSON_HINT}]
         if self._gate.json_schema:
-            form = {"type": "json_schema", "schema": closed(wanted.schema)}
+            form = {"type": "json_schema", "schema": self._strict(wanted.schema, "response_format")}
             self._body["output_config"] = {"format": form}
         elif wanted.schema.get("type") != "object":
             raise InvalidRequest("The schema of response_format must be an object.", param="response_format")
@@ -169,10 +173,18 @@ class Request:
         if tool.description:
             found["description"] = tool.description
         if tool.strict and self._gate.json_schema:
-            found |= {"strict": True, "input_schema": closed(tool.schema)}
+            found |= {"strict": True, "input_schema": self._strict(tool.schema, "tools")}
         elif tool.strict:
             self.losses.drop("tools.strict")
         return found | dict(tool.extra)
+
+    def _strict(self, schema: Mapping[str, Any], field: str) -> dict[str, Any]:
+        return adapted(
+            schema,
+            unsupported=UNSUPPORTED_KEYWORDS,
+            closed=True,
+            moved=lambda keyword: self.losses.drop(f"{field}.{keyword}"),
+        )
 
     def _add_thinking(self, own: Any, conversation: Conversation) -> None:
         """Anthropic's own `thinking` as the client wrote it, else what the effort means here."""
@@ -333,26 +345,6 @@ class Request:
             self.losses.drop("service_tier")
         if self._call.stream:
             self._body["stream"] = True
-
-
-def closed(schema: Any) -> Any:
-    """The schema with `additionalProperties: false` on its objects, which structured output demands.
-
-    A schema that speaks of additional properties itself keeps its word.
-    """
-    if isinstance(schema, list):
-        return [closed(item) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    found = dict(schema)
-    for name in _SCHEMAS.intersection(found):
-        found[name] = closed(found[name])
-    for name in _NAMED_SCHEMAS.intersection(found):
-        if isinstance(found[name], Mapping):
-            found[name] = {key: closed(value) for key, value in found[name].items()}
-    if found.get("type") == "object":
-        found.setdefault("additionalProperties", False)
-    return found
 
 
 def _text_block(part: Text) -> dict[str, Any]:

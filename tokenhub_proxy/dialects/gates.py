@@ -65,7 +65,7 @@ class Gemini:
 
     `thinking`: none, with a `budget` of tokens, or at a `level`. `budget_min` is the least budget:
     0 switches thinking off, models that always think start higher; `budget_max` the most.
-    `level_min` is the least level. `signatures`: a replayed function call without its thought
+    `levels` are the levels there are, in order. `signatures`: a replayed function call without its thought
     signature is refused. `media_resolution`: takes an image's detail. `json_with_tools`: a
     response format beside functions.
     """
@@ -73,7 +73,7 @@ class Gemini:
     thinking: Literal["none", "budget", "level"] = "none"
     budget_min: int = 0
     budget_max: int = 24_576
-    level_min: Literal["minimal", "low"] = "minimal"
+    levels: tuple[str, ...] = ("minimal", "low", "medium", "high")
     signatures: bool = False
     media_resolution: bool = False
     json_with_tools: bool = False
@@ -90,8 +90,8 @@ GEMINI: Mapping[str, Gemini] = {
     "gemini-2.5-flash-image": Gemini(),
     "gemini-2.5-pro": Gemini("budget", budget_min=128, budget_max=32_768),
     "gemini-3": _GEMINI_3,
-    "gemini-3-pro": replace(_GEMINI_3, level_min="low"),
-    "gemini-3.1-pro": replace(_GEMINI_3, level_min="low"),
+    "gemini-3-pro": replace(_GEMINI_3, levels=("low", "high")),
+    "gemini-3.1-pro": replace(_GEMINI_3, levels=("low", "medium", "high")),
 }
 
 GateType = TypeVar("GateType", Claude, Gemini)

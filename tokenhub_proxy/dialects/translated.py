@@ -36,12 +36,14 @@ class Chunks:
         self._started: set[int] = set()
         self._tools: dict[int, int] = {}  # calls so far, by choice
 
-    def delta(self, delta: dict[str, Any], *, choice: int = 0) -> bytes:
+    def delta(self, delta: dict[str, Any], *, choice: int = 0, logprobs: object = None) -> bytes:
         """A piece of the answer; the first of each choice opens it with its role."""
         said = b""
         if choice not in self._started:
             self._started.add(choice)
             said = self._chunk({"role": "assistant", "content": ""}, choice)
+        if logprobs is not None:
+            return said + self._chunk(delta, choice, logprobs=logprobs)
         return said + self._chunk(delta, choice) if delta else said
 
     def text(self, text: str, *, choice: int = 0, field: str = "content") -> bytes:
@@ -71,12 +73,10 @@ class Chunks:
         """How many calls this choice has; the last one's index is one less."""
         return self._tools.get(choice, 0)
 
-    def finish(self, reason: str, native: str | None, *, choice: int = 0, logprobs: Any = None) -> bytes:
+    def finish(self, reason: str, native: str | None, *, choice: int = 0) -> bytes:
         """The end of a choice: OpenAI's reason, with the upstream's own word beside it."""
         opened = self.delta({}, choice=choice)
-        return opened + self._chunk(
-            {}, choice, finish_reason=reason, native_finish_reason=native, logprobs=logprobs
-        )
+        return opened + self._chunk({}, choice, finish_reason=reason, native_finish_reason=native)
 
     def usage(self, usage: Usage) -> bytes:
         """The usage chunk, which has no choices."""
@@ -113,6 +113,11 @@ class Gathered(Chunks):
                 "finish_reason": None,
             },
         )
+        logprobs = extra.pop("logprobs", None)
+        if logprobs is not None and whole["logprobs"] is not None:
+            whole["logprobs"]["content"] += logprobs["content"]
+        elif logprobs is not None:
+            whole["logprobs"] = logprobs
         whole |= extra
         message = whole["message"]
         for name, value in delta.items():
