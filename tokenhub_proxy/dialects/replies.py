@@ -89,12 +89,13 @@ class Whole:
     """An answer that is no stream: collected, understood at its end, and said at once.
 
     `understand(body)` gives the client's body and the usage, or raises; it is the dialect's part.
+    Where it knows no usage it gives an estimate, or None and leaves that to `estimate`.
     """
 
     def __init__(
         self,
         understand: Callable[[bytes], tuple[bytes, Usage | None]],
-        estimate: Callable[[], Usage],
+        estimate: Callable[[], Usage] = Usage,
         bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
         self.status = 200
@@ -121,10 +122,9 @@ class Whole:
         received = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces = []
         self._body, usage = self._understand(received)
-        if usage is None:
+        self.usage = self._estimate() if usage is None else usage
+        if not self.usage.reported:
             self.notes["usage"] = "missing"
-            usage = self._estimate()
-        self.usage = usage
         self.finished = True
         return b""
 
@@ -138,7 +138,8 @@ class Refused:
     def __init__(
         self, status: int, headers: Mapping[str, str], read: Callable[[bytes], tuple[object, object]]
     ) -> None:
-        """`read(body)` gives the message and the parameter that the error names."""
+        """`read(body)` gives the message and the parameter that the error names, or raises what it
+        knows the error to be."""
         self.status = status
         self.headers: dict[str, str] = {}
         self.usage = Usage()

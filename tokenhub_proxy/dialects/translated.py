@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -11,29 +12,38 @@ import orjson
 from tokenhub_proxy import sse
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects import Asking
-from tokenhub_proxy.dialects.replies import STREAM_HEADERS, error_event
+from tokenhub_proxy.dialects.replies import STREAM_HEADERS, error_event, parse_object
 from tokenhub_proxy.dialects.usage import write_usage
 from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
 from tokenhub_proxy.prices import Usage, estimate_tokens
 
+# One event may hold a whole image in base64. More than this is no event but an attack on memory.
+EVENT_BYTES_MAX = 32 * 2**20
+
 
 class Chunks:
-    """The OpenAI chunks of one stream: its id, its model, and dense tool-call indices."""
+    """The OpenAI chunks of one stream: its id, its model, and dense tool-call indices.
+
+    Every method returns the bytes to say now.
+    """
 
     def __init__(self, created_s: float) -> None:
-        self.id = ""
+        self.created_s = created_s
+        # Until the upstream names its own.
+        self.id = f"chatcmpl-{int(created_s * 1e6):x}"
         self.model = ""
         self.text_bytes = 0  # of all that was said, for the estimate
-        self._created = int(created_s)
         self._started: set[int] = set()
         self._tools: dict[int, int] = {}  # calls so far, by choice
 
-    def delta(self, delta: dict[str, Any], *, choice: int = 0) -> bytes:
+    def delta(self, delta: dict[str, Any], *, choice: int = 0, logprobs: object = None) -> bytes:
         """A piece of the answer; the first of each choice opens it with its role."""
         said = b""
         if choice not in self._started:
             self._started.add(choice)
             said = self._chunk({"role": "assistant", "content": ""}, choice)
+        if logprobs is not None:
+            return said + self._chunk(delta, choice, logprobs=logprobs)
         return said + self._chunk(delta, choice) if delta else said
 
     def text(self, text: str, *, choice: int = 0, field: str = "content") -> bytes:
@@ -54,6 +64,10 @@ class Chunks:
         """A piece of the arguments of the call with this index."""
         self.text_bytes += len(piece.encode())
         return self.delta({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}, choice=choice)
+
+    def detail(self, detail: Mapping[str, Any], *, choice: int = 0) -> bytes:
+        """One whole entry of `reasoning_details`: what a client may send back unchanged."""
+        return self.delta({"reasoning_details": [detail]}, choice=choice)
 
     def tools(self, choice: int = 0) -> int:
         """How many calls this choice has; the last one's index is one less."""
@@ -76,10 +90,63 @@ class Chunks:
         head = {
             "id": self.id,
             "object": "chat.completion.chunk",
-            "created": self._created,
+            "created": int(self.created_s),
             "model": self.model,
         }
         return sse.encode(orjson.dumps(head | members))
+
+
+class Gathered(Chunks):
+    """The same words gathered into the choices of one whole completion; nothing is said on the way."""
+
+    def __init__(self, created_s: float) -> None:
+        super().__init__(created_s)
+        self._choices: dict[int, dict[str, Any]] = {}
+
+    def _chunk(self, delta: dict[str, Any], choice: int, **extra: Any) -> bytes:
+        whole = self._choices.setdefault(
+            choice,
+            {
+                "index": choice,
+                "message": {"role": "assistant", "content": None, "refusal": None},
+                "logprobs": None,
+                "finish_reason": None,
+            },
+        )
+        logprobs = extra.pop("logprobs", None)
+        if logprobs is not None and whole["logprobs"] is not None:
+            whole["logprobs"]["content"] += logprobs["content"]
+        elif logprobs is not None:
+            whole["logprobs"] = logprobs
+        whole |= extra
+        message = whole["message"]
+        for name, value in delta.items():
+            if name == "tool_calls":
+                self._gather_call(message, value[0])
+            elif name == "reasoning_details":
+                message.setdefault(name, []).extend(value)
+            elif name != "role" and value:
+                message[name] = (message.get(name) or "") + value
+        return b""
+
+    def _gather_call(self, message: dict[str, Any], piece: dict[str, Any]) -> None:
+        calls = message.setdefault("tool_calls", [])
+        index = piece.pop("index")
+        if index == len(calls):
+            calls.append(piece)
+        else:
+            calls[index]["function"]["arguments"] += piece["function"]["arguments"]
+
+    def completion(self, usage: Usage) -> bytes:
+        """The whole completion. A message without tool calls always has text, if only ""."""
+        choices = [self._choices[index] for index in sorted(self._choices)]
+        for choice in choices:
+            message = choice["message"]
+            if message["content"] is None and not message.get("tool_calls"):
+                message["content"] = ""
+        return completion(
+            id=self.id, model=self.model, created_s=self.created_s, choices=choices, usage=usage
+        )
 
 
 class Translated(ABC):
@@ -100,18 +167,23 @@ class Translated(ABC):
         self.asking = asking
         self.chunks = Chunks(asking.at_s)
         self.reported: Usage | None = None
+        # What the upstream told of the input before the output's end, for a stream that is cut.
+        self.prompt: Usage | None = None
         self._failure: ProxyError | None = None
 
     @abstractmethod
     def split(self, data: bytes) -> Iterable[Any]:
-        """The upstream's bytes → its whole events, in whatever form `event` takes them."""
+        """The upstream's bytes → its whole events, in whatever form `event` takes them.
+
+        A generator: `event` has dealt with one before the next is looked for.
+        """
 
     @abstractmethod
     def event(self, event: Any) -> bytes:
         """One event → the client's chunks.
 
-        Sets `chunks.id`, `chunks.model`, `reported`, `finished`, `done`. An error event before
-        anything was said raises; a later one is given to `fail`.
+        Sets `chunks.id`, `chunks.model`, `reported`, `finished`, `done`. What goes wrong is given
+        to `fail`, never raised here.
         """
 
     def end(self) -> bytes:
@@ -127,25 +199,43 @@ class Translated(ABC):
         output = estimate_tokens(self.chunks.text_bytes)
         if self.call.output_max is not None:
             output = min(output, self.call.output_max * self.call.choices)
+        if self.prompt is not None:
+            return replace(self.prompt, output=max(output, self.prompt.output), reasoning=0, reported=False)
         return Usage(input=self.call.input_estimate(0), output=output)
 
     def feed(self, data: bytes) -> bytes:
+        if self.done:
+            return b""
+        said: list[bytes] = []
         if data:
-            said = b"".join([self.event(event) for event in self.split(data)])
+            # Where the network cut the bytes must make no difference: what was said by an event
+            # is committed before the next one is looked at.
+            for event in self.split(data):
+                self._say(self.event(event), said)
+                if self.done:
+                    break
         else:
-            said = self.end()
-            if not self.begun and not said:
+            self._say(self.end(), said)
+            self.done = True
+            if not self.begun:
                 raise UpstreamUnavailable(kind="empty", executed=True)
             if not self.finished:
-                self.notes["kind"] = "no_finish"
-        self.begun = self.begun or bool(said)
-        return said
+                self.notes.setdefault("kind", "no_finish")
+        if self.done and self.finished and self.reported is None:
+            self.notes["usage"] = "missing"
+        return b"".join(said)
+
+    def _say(self, words: bytes, said: list[bytes]) -> None:
+        if words:
+            said.append(words)
+            self.begun = True
 
     def fail(self, error: ProxyError) -> bytes:
         """An error of the upstream in the middle of its stream; raises while that still can."""
         if not self.begun:
             raise error
         self.finished = False
+        self.done = True
         self.notes["error_event"] = True
         self._failure = error
         return b""
@@ -156,6 +246,52 @@ class Translated(ABC):
             return usage + sse.DONE
         error = self._failure or error
         return error_event(error, request_id) if self.begun and error is not None else b""
+
+
+class TranslatedEvents(Translated):
+    """A translated stream of server-sent events, each of which holds one JSON object."""
+
+    def __init__(self, call: Call, asking: Asking) -> None:
+        super().__init__(call, asking)
+        self._splitter = sse.Splitter()
+
+    def split(self, data: bytes) -> Iterable[dict[str, Any]]:
+        for event in self._splitter.feed(data):
+            yield from self._objects(sse.data(event))
+        if len(self._splitter.rest) > EVENT_BYTES_MAX:
+            self._splitter.rest = b""
+            self.fail(UpstreamUnavailable(kind="too_large", executed=True))
+
+    def _objects(self, payload: bytes | None) -> Iterable[dict[str, Any]]:
+        found = parse_object(payload) if payload is not None else None
+        if found is not None:
+            yield found
+        elif payload:
+            self.bad_event()
+
+    def end(self) -> bytes:
+        """The last event may lack its blank line, and an error may come as bare JSON."""
+        said: list[bytes] = []
+        rest = self._splitter.rest
+        payload = sse.data(rest)
+        for found in read_objects(payload if payload is not None else rest):
+            self._say(self.event(found), said)
+            if self.done:
+                break
+        return b"".join(said)
+
+    def bad_event(self) -> None:
+        """Note an event that nobody understands; what follows may still be good."""
+        self.notes["bad_events"] = int(str(self.notes.get("bad_events", 0))) + 1
+
+
+def read_objects(body: bytes) -> list[dict[str, Any]]:
+    """The objects of a JSON body that is one or a list of them; none for anything else."""
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return []
+    return [item for item in (found if isinstance(found, list) else [found]) if isinstance(item, dict)]
 
 
 def completion(
