@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any, TextIO
 
 import orjson
 
@@ -148,7 +148,7 @@ class Proxy:
 async def start(
     config: Config,
     *,
-    log: IO[str] | None = None,
+    log: TextIO | None = None,
     demo_pause_s: float = 0.02,
     told: Sequence[observers.Observer] = (),
 ) -> Proxy:

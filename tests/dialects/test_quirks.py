@@ -333,10 +333,6 @@ def test_requests_are_requests_to_the_official_types(row):
     TypeAdapter(CompletionCreateParamsNonStreaming).validate_python(body)
 
 
-def test_quirks_are_an_option_of_the_dialects_that_read_them():
-    assert {name for name, speech in DIALECTS.items() if "quirks" in speech.options} == {"openai", "azure"}
-
-
 def test_the_table_costs_next_to_nothing_at_start():
     code = (
         "import fnmatch, difflib, urllib.parse, dataclasses, tokenhub_proxy.dialects.fields, time;"

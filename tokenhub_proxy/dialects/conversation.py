@@ -9,8 +9,7 @@ from typing import Any, Literal, TypeAlias
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects.fields import Losses
 from tokenhub_proxy.dialects.replies import parse_object
-from tokenhub_proxy.errors import InvalidRequest
-from tokenhub_proxy.routes import shown
+from tokenhub_proxy.errors import InvalidRequest, shown
 
 _NO_EXTRA: Mapping[str, Any] = {}
 _IMAGE_TYPES = {"image/jpg": "image/jpeg"}

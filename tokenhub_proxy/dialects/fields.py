@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tokenhub_proxy.calls import Call
-from tokenhub_proxy.errors import InvalidRequest
-from tokenhub_proxy.routes import shown
+from tokenhub_proxy.errors import InvalidRequest, shown
 
 # The report is one header. Nobody reads more names than this, and a client chooses how long its own are.
 NAMES_MAX = 32

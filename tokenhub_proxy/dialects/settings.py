@@ -8,8 +8,7 @@ from typing import Any, Literal, get_args
 
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects import Asking
-from tokenhub_proxy.errors import InvalidRequest
-from tokenhub_proxy.routes import shown
+from tokenhub_proxy.errors import InvalidRequest, shown
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
