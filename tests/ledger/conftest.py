@@ -16,9 +16,10 @@ async def shelf(tmp_path: object, request: pytest.FixtureRequest) -> AsyncIterat
     kind = request.node.callspec.params.get("ledger_kind") if hasattr(request.node, "callspec") else None
     shelf = Shelf(str(tmp_path), **LEDGERS[kind or "file-process"])
     yield shelf
+    found = [await ledger.verify() for ledger in shelf.opened]
     for ledger in shelf.opened:
-        assert await ledger.verify() == []
         await ledger.aclose()
+    assert not any(found), found
 
 
 @pytest.fixture(params=list(LEDGERS))

@@ -58,6 +58,8 @@ class Committer:
         """Take a step of the books; its `waiter` is resolved when it is durable or refused."""
         self.steps += 1
         self._arrived.append(change)
+        if self.broken:
+            _refuse(change.waiter, LedgerUnavailable(self.failure or ""))
         if self._busy is None and not self._scheduled and self.failure is None:
             self._scheduled = True
             self._loop.call_soon(self._hand_over)
@@ -112,11 +114,18 @@ class Committer:
             if type(change) is not Ended:
                 self._books.commit(change)
                 if type(change) is Placed and change.abandoned and self._books.is_open(change):
-                    self.push(self._books.abandon(change, _abandoned(change.hold.at)))
+                    self._release(change)
             if not waiter.done():
                 waiter.set_result(change.entry if type(change) is Booked else None)
         if undone:
             self._forget(undone)
+
+    def _release(self, placed: Placed) -> None:
+        """End a hold that landed after its caller was told that it had not."""
+        change = self._books.abandon(placed, _abandoned(placed.hold.at))
+        change.waiter = self._loop.create_future()
+        change.taken_at = self._loop.time()
+        self.push(change)
 
     def _refused(self, change: Change, error: Exception, undone: set[int]) -> None:
         """The file took the batch but for this change."""
@@ -149,6 +158,8 @@ class Committer:
         for change in (*batch.changes, *self._arrived):
             if isinstance(change, Ended):
                 endings.append(change)
+                if self.broken:
+                    _refuse(change.waiter, refusal)
                 continue
             self._books.undo(change)
             if isinstance(change, Placed):

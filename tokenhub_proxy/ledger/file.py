@@ -64,10 +64,15 @@ def connect_sqlite3(path: str) -> Connection:
 
 
 def connect(path: str, durability: Durability, factory: Callable[[str], Connection]) -> Connection:
-    """A connection that writes as durably as asked for."""
+    """A connection that writes as durably as asked for.
+
+    Raises LedgerRefused for a file that is not ours or of a version we don't know, before anything
+    is changed in it: even asking for a write-ahead log would write to its header.
+    """
     connection = factory(path)
     try:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        _recognise(connection, path)
         if path != MEMORY:
             mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             if mode != "wal":
@@ -81,11 +86,7 @@ def connect(path: str, durability: Durability, factory: Callable[[str], Connecti
     return connection
 
 
-def prepare(connection: Connection, path: str) -> None:
-    """Check that the file is ours, whole and of a known version; bring it to the newest.
-
-    Raises LedgerRefused. Nothing is ever written over a file that is refused.
-    """
+def _recognise(connection: Connection, path: str) -> None:
     try:
         ours = _single(connection, "PRAGMA application_id")
         version = _single(connection, "PRAGMA user_version")
@@ -98,6 +99,11 @@ def prepare(connection: Connection, path: str) -> None:
         raise LedgerRefused(
             f"{path} was written by a newer tokenhub-proxy (version {version}, this one knows {VERSION})."
         )
+
+
+def prepare(connection: Connection, path: str) -> None:
+    """Check that the file is whole, and bring it to the newest version. Raises LedgerRefused."""
+    version = _single(connection, "PRAGMA user_version")
     try:
         found = connection.execute("PRAGMA quick_check(3)").fetchall()
     except Exception as error:
