@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TextIO
+from typing import IO
 
 import orjson
 
@@ -53,7 +53,7 @@ def fields(exchange: Exchange) -> dict[str, object]:
 class JsonLog:
     """Writes one JSON line per exchange."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
 
     def __call__(self, exchange: Exchange) -> None:
@@ -63,7 +63,7 @@ class JsonLog:
 class TextLog:
     """Writes one line for people per exchange."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
 
     def __call__(self, exchange: Exchange) -> None:
@@ -79,15 +79,16 @@ class TextLog:
         )
 
 
-def _write(stream: TextIO, line: str) -> None:
+def _write(stream: IO[str], line: str) -> None:
     """One line. A log that can't be written, on a full disk or a closed pipe, fails no request."""
-    spelled = line.encode(stream.encoding or "utf-8", "backslashreplace").decode(stream.encoding or "utf-8")
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    spelled = line.encode(encoding, "backslashreplace").decode(encoding)
     with suppress(OSError):
         stream.write(spelled + "\n")
         stream.flush()
 
 
-def log_to(stream: TextIO, form: str) -> Observer | None:
+def log_to(stream: IO[str], form: str) -> Observer | None:
     """The access log in the configured form; `auto` is text on a terminal and JSON elsewhere."""
     if form == "off":
         return None

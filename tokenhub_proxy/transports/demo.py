@@ -12,15 +12,17 @@ from typing import Any
 import orjson
 
 from tokenhub_proxy import sse
+from tokenhub_proxy.calls import OUTPUT_LIMITS, OUTPUT_MAX
 from tokenhub_proxy.prices import estimate_tokens
+from tokenhub_proxy.transports.sample import sample
 from tokenhub_proxy.transports.script import Pause, Scripted, Step
 from tokenhub_proxy.wire import Outgoing
 
 DIMENSIONS = 64
 DIMENSIONS_MAX = 4096
 STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8"}
-# Schemas may nest without end by reference; a sample stops here.
-SAMPLE_DEPTH_MAX = 8
+# What a tool call counts for, where the client's limit allows it.
+TOOL_CALL_TOKENS = 10
 
 
 class Demo:
@@ -32,7 +34,7 @@ class Demo:
     def answer(self, outgoing: Outgoing) -> Scripted:
         body = orjson.loads(outgoing.body)
         if outgoing.path == "/embeddings":
-            return Scripted([orjson.dumps(_embeddings(body))])
+            return Scripted(_embeddings(body))
         answer = _Answer(body)
         if body.get("stream"):
             return Scripted(self._stream(answer), headers=STREAM_HEADERS)
@@ -55,13 +57,14 @@ class _Answer:
         self._head = {"id": f"chatcmpl-demo-{digest[:24]}", "created": 1767225600, "model": body["model"]}
         self._call = _tool_call(body, digest)
         words = [] if self._call else _words(body)
-        limit = min(body.get("max_tokens") or len(words), body.get("max_completion_tokens") or len(words))
+        limit = min((body[name] for name in OUTPUT_LIMITS if body.get(name)), default=OUTPUT_MAX)
         self._words = words[:limit]
         cut = len(words) > limit
         self._reason = "tool_calls" if self._call else "length" if cut else "stop"
         self._choices = body.get("n") or 1
         prompt = estimate_tokens(len(orjson.dumps(body.get("messages"))))
-        output = (len(self._words) + (10 if self._call else 0)) * self._choices
+        said = min(TOOL_CALL_TOKENS, limit) if self._call else len(self._words)
+        output = said * self._choices
         self._usage = {
             "prompt_tokens": prompt,
             "completion_tokens": output,
@@ -101,9 +104,12 @@ class _Answer:
 
 
 def _words(body: Mapping[str, Any]) -> list[str]:
-    schema = ((body.get("response_format") or {}).get("json_schema") or {}).get("schema")
+    form = _mapping(body.get("response_format"))
+    schema = _mapping(form.get("json_schema")).get("schema")
     if schema is not None:
-        return [orjson.dumps(_sample(schema, schema)).decode()]
+        return [orjson.dumps(sample(schema)).decode()]
+    if form.get("type") == "json_object":
+        return ['{"demo":true}']
     messages = body.get("messages") or []
     last = messages[-1] if messages else {}
     said = _text(last.get("content"))
@@ -122,66 +128,42 @@ def _text(content: object) -> str:
 
 def _tool_call(body: Mapping[str, Any], digest: str) -> dict[str, Any] | None:
     """A call of the chosen tool, or of the first; none after a tool has answered."""
-    tools = [tool["function"] for tool in body.get("tools") or [] if isinstance(tool.get("function"), dict)]
+    tools = [_mapping(tool.get("function")) for tool in body.get("tools") or [] if tool.get("function")]
     messages = body.get("messages") or [{}]
     choice = body.get("tool_choice")
     if not tools or choice == "none" or messages[-1].get("role") == "tool":
         return None
-    named = (choice.get("function") or {}).get("name") if isinstance(choice, dict) else None
+    named = _mapping(_mapping(choice).get("function")).get("name")
     tool = next((tool for tool in tools if tool.get("name") == named), tools[0])
-    schema = tool.get("parameters") or {}
-    arguments = orjson.dumps(_sample(schema, schema)).decode()
-    function = {"name": tool.get("name", ""), "arguments": arguments}
+    # Arguments are an object, whatever the schema says.
+    arguments = orjson.dumps(_mapping(sample({"type": "object", **_mapping(tool.get("parameters"))})))
+    function = {"name": str(tool.get("name", "")), "arguments": arguments.decode()}
     return {"id": f"call_{digest[:24]}", "type": "function", "function": function}
 
 
-def _sample(schema: Any, root: Any, depth: int = 0) -> Any:
-    """A value that a JSON Schema allows: the first choice everywhere."""
-    if not isinstance(schema, dict) or depth > SAMPLE_DEPTH_MAX:
-        return None
-    reference = schema.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#/"):
-        found = root
-        for part in reference[2:].split("/"):
-            found = found.get(part) if isinstance(found, dict) else None
-        return _sample(found, root, depth + 1)
-    for name in ("const", "default"):
-        if name in schema:
-            return schema[name]
-    if schema.get("enum"):
-        return schema["enum"][0]
-    for name in ("anyOf", "oneOf", "allOf"):
-        if schema.get(name):
-            return _sample(schema[name][0], root, depth + 1)
-    kind = schema.get("type", "object" if "properties" in schema else "string")
-    if isinstance(kind, list):
-        kind = kind[0]
-    if kind == "object":
-        properties = schema.get("properties") or {}
-        return {name: _sample(member, root, depth + 1) for name, member in properties.items()}
-    if kind == "array":
-        return [_sample(schema.get("items") or {}, root, depth + 1)]
-    samples = {"integer": schema.get("minimum", 1), "number": schema.get("minimum", 1.5), "boolean": True}
-    return samples.get(kind, None if kind == "null" else "demo")
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
-def _embeddings(body: Mapping[str, Any]) -> dict[str, Any]:
+def _embeddings(body: Mapping[str, Any]) -> Iterator[Step]:
+    """The answer in a read for each input: a large batch takes its time, but never the whole loop's."""
     given = body["input"]
     single = isinstance(given, str) or all(isinstance(item, int) for item in given)
-    inputs = [given] if single else given
     dimensions = body.get("dimensions")
     if not isinstance(dimensions, int) or not 1 <= dimensions <= DIMENSIONS_MAX:
         dimensions = DIMENSIONS
-    data, tokens = [], 0
-    for index, item in enumerate(inputs):
+    tokens = 0
+    yield b'{"object":"list","data":['
+    for index, item in enumerate([given] if single else given):
         raw = item.encode() if isinstance(item, str) else orjson.dumps(item)
         tokens += estimate_tokens(len(raw)) if isinstance(item, str) else len(item)
         vector: Any = _vector(raw, dimensions)
         if body.get("encoding_format") == "base64":
             vector = base64.b64encode(struct.pack(f"<{dimensions}f", *vector)).decode()
-        data.append({"object": "embedding", "index": index, "embedding": vector})
+        comma = b"," if index else b""
+        yield comma + orjson.dumps({"object": "embedding", "index": index, "embedding": vector})
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return {"object": "list", "data": data, "model": body["model"], "usage": usage}
+    yield b'],"model":%b,"usage":%b}' % (orjson.dumps(body["model"]), orjson.dumps(usage))
 
 
 def _vector(raw: bytes, dimensions: int) -> list[float]:
