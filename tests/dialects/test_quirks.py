@@ -12,7 +12,7 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsNon
 from pydantic import TypeAdapter
 
 from tokenhub_proxy.calls import parse
-from tokenhub_proxy.dialects import DIALECTS, Asking, Memory, dialect
+from tokenhub_proxy.dialects import Asking, Memory, dialect
 from tokenhub_proxy.dialects.facts import PLAIN, check_quirks, facts_of
 from tokenhub_proxy.dialects.quirks import AS_OF, ROWS
 from tokenhub_proxy.errors import InvalidRequest
