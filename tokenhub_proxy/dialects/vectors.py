@@ -55,14 +55,15 @@ def embeddings(call: Call, vectors: Sequence[list[float]], model: str, usage: Us
     """A whole answer in OpenAI's format; base64 is of little-endian 32-bit floats."""
     base64 = wants_base64(call)
     data = [
-        {"object": "embedding", "index": index, "embedding": _base64(vector) if base64 else vector}
+        {"object": "embedding", "index": index, "embedding": encode_vector(vector) if base64 else vector}
         for index, vector in enumerate(vectors)
     ]
     told = {"prompt_tokens": usage.input_total, "total_tokens": usage.total}
     return orjson.dumps({"object": "list", "data": data, "model": model, "usage": told})
 
 
-def _base64(vector: list[float]) -> str:
+def encode_vector(vector: list[float]) -> str:
+    """Base64 of little-endian 32-bit floats. Raises UpstreamUnavailable for what has no such form."""
     try:
         return b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
     except (OverflowError, struct.error):  # larger than a 32-bit float

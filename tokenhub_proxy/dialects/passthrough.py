@@ -1,0 +1,303 @@
+"""A stream that is OpenAI's format already: relayed byte for byte, and understood beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tokenhub_proxy import sse
+from tokenhub_proxy.calls import Call
+from tokenhub_proxy.dialects.replies import STREAM_HEADERS, error_event, parse_object
+from tokenhub_proxy.dialects.usage import read_usage
+from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
+from tokenhub_proxy.prices import Usage, estimate_tokens
+
+# An event that may turn out to be the usage event is held back until it is whole. One longer than
+# this is none: the longest seen, with every detail, are a few KB.
+HELD_BYTES_MAX = 64 * 2**10
+# Before the first data event is whole nothing is committed. One larger than this is content; as
+# many bytes of comments before it are no stream at all.
+FIRST_EVENT_BYTES_MAX = 2**20
+# An event larger than this (an image, as a rule) is relayed without being understood or kept.
+EVENT_BYTES_MAX = 4 * 2**20
+# What may follow [DONE] and still be relayed with it.
+ENDING_BYTES_MAX = 64 * 2**10
+
+ReadUsage = Callable[[Mapping[str, Any]], object]
+
+
+def usage_member(found: Mapping[str, Any]) -> object:
+    """The usage object of a chunk or of a whole answer, where nearly everybody has it."""
+    return found.get("usage")
+
+
+class Stream:
+    """A stream relayed as it comes.
+
+    The client's bytes are the upstream's, but for the usage event that only we asked for, and for
+    `[DONE]`, which waits for the books. Looking inside is done by byte searches; an event is
+    parsed only where it says something other than more text. Neither what is said in all nor the
+    usage depends on where the network cut the bytes.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        *,
+        hide_usage: bool,
+        raise_error: Callable[[Mapping[str, Any]], None],
+        usage_of: ReadUsage = usage_member,
+        read: Callable[[object], Usage | None] = read_usage,
+    ) -> None:
+        """`raise_error(object)` raises for an error object; `usage_of` finds, `read` reads usage."""
+        self.status = 200
+        self.headers = dict(STREAM_HEADERS)
+        self.finished = False
+        self.begun = False
+        self.done = False
+        self.notes: dict[str, object] = {}
+        self._call = call
+        self._hide_usage = hide_usage
+        self._raise_error = raise_error
+        self._usage_of = usage_of
+        self._read_usage = read
+        self._splitter = sse.Splitter()
+        self._rest_said = 0  # how much of the unfinished event the client has already
+        self._open = False  # the body ended on a whole event without its blank line
+        self._skipping = False  # the unfinished event is too large to be kept
+        self._ahead = b""  # comments from before the first data event
+        self._ending = b""  # [DONE] and what follows it
+        self._failed = False
+        self._finished_choices: set[object] = set()
+        self._reported: Usage | None = None
+        # For the estimate of a stream without usage: data events, their bytes, and what of them
+        # is no content.
+        self._events = 0
+        self._length = 0
+        self._envelope = 0
+        self._null_finish = b'"finish_reason":null'
+        self._null_usage = b'"usage":null'
+
+    @property
+    def usage(self) -> Usage:
+        if self._reported is not None:
+            return self._reported
+        if not self.begun:
+            return Usage()
+        events, length = self._events, self._length
+        if self._rest_said:
+            events, length = events + 1, length + self._rest_said
+        text = max(0, length - events * self._envelope)
+        output = max(events - 1, estimate_tokens(text))
+        if self._call.output_max is not None:
+            output = min(output, self._call.output_max * self._call.choices)
+        return Usage(input=self._call.input_estimate(0), output=output)
+
+    def feed(self, data: bytes) -> bytes:
+        if not data:
+            return self._end()
+        if self.done:
+            self._end_with(data)
+            return b""
+        if self.begun and not self._splitter.rest and self._only_text_events(data):
+            self._events += data.count(b"\n\n")
+            self._length += len(data)
+            return data
+        said: list[bytes] = []
+        for event in self._splitter.feed(data):
+            said.append(self._event(event))
+            self._rest_said = 0
+            self._skipping = False
+        if self.done:
+            self._end_with(self._splitter.rest)
+            self._splitter = sse.Splitter()
+        else:
+            said.append(self._early())
+        return self._committed(b"".join(said))
+
+    def close(self, error: ProxyError | None = None, request_id: str = "") -> bytes:
+        if self.finished and self.done:
+            return self._ending
+        # What the client has of an event without its blank line is closed first.
+        if self.finished:
+            return b"\n\n" + sse.DONE if self._open or self._rest_said else sse.DONE
+        if self.begun and not self._failed and not self._rest_said and error is not None:
+            return (b"\n\n" if self._open else b"") + error_event(error, request_id)
+        return b""
+
+    def _committed(self, said: bytes) -> bytes:
+        """Comments that come before the first data event wait for it."""
+        if not self.begun:
+            self._ahead += said
+            if len(self._ahead) > FIRST_EVENT_BYTES_MAX:
+                raise UpstreamUnavailable(kind="too_large", executed=True)
+            return b""
+        if self._ahead:
+            said, self._ahead = self._ahead + said, b""
+        return said
+
+    def _only_text_events(self, data: bytes) -> bool:
+        """True when these are whole events of one data field each, and none of them ends anything."""
+        return (
+            data.endswith(b"\n\n")
+            and data.startswith(b"data: ")
+            and b"\r" not in data
+            and data.count(b"\n\ndata: ") + 1 == data.count(b"\n\n")
+            and b"[DONE]" not in data
+            and self._only_text(data)
+        )
+
+    def _only_text(self, data: bytes) -> bool:
+        """True when no event in here can be a finish, an error, or usage."""
+        return (
+            data.count(b'"finish_reason"') == data.count(self._null_finish)
+            and data.count(b'"usage"') == data.count(self._null_usage)
+            and b'"error"' not in data
+        )
+
+    def _event(self, event: bytes) -> bytes:
+        """One whole event → what of it the client gets now."""
+        left = event[self._rest_said :]
+        if self.done:
+            self._end_with(left)
+            return b""
+        if self._skipping or len(event) > EVENT_BYTES_MAX:
+            self.notes["big_event"] = 1
+            self.begun = True
+            self._events += 1
+            self._length += len(event)
+            return left
+        payload = sse.data(event)
+        if payload is None:
+            return left
+        if payload == b"[DONE]":
+            if not self.begun:
+                raise UpstreamUnavailable(kind="empty", executed=True)
+            self.done = True
+            self.finished = not self._failed
+            self._ending = left
+            return b""
+        self._events += 1
+        self._length += len(event)
+        if not self.begun:
+            self._first(payload, event)
+        if self._only_text(event):
+            return left
+        return b"" if self._learn(payload, event) else left
+
+    def _first(self, payload: bytes, event: bytes) -> None:
+        """The first data event decides whether anything is committed."""
+        found = parse_object(payload)
+        if found is not None:
+            self._raise_error(found)
+        if b'"finish_reason": null' in event or b'"usage": null' in event:
+            self._null_finish, self._null_usage = b'"finish_reason": null', b'"usage": null'
+        self._envelope = len(event) if len(event) <= FIRST_EVENT_BYTES_MAX else 0
+        self.begun = True
+
+    def _learn(self, payload: bytes, event: bytes) -> bool:
+        """Look inside an event; True when it is the usage event that the client did not ask for."""
+        found = parse_object(payload)
+        if found is None:
+            self._note("bad_events")
+            return False
+        choices = found.get("choices")
+        if found.get("error") or found.get("object") == "error":
+            self._fail()
+        elif isinstance(choices, list):
+            for choice in choices:
+                if isinstance(choice, Mapping) and choice.get("finish_reason"):
+                    self._finish(choice)
+        usage = self._usage_of(found)
+        if usage is None:
+            return False
+        self._note("usage_chunks")
+        read = self._read_usage(usage)
+        if read is None:
+            self.notes["usage"] = "invalid"
+        else:
+            self._reported = read  # cumulative wherever it comes more than once: the last one counts
+        return self._hide_usage and not choices and not self._failed and not _may_be_said(event)
+
+    def _finish(self, choice: Mapping[str, Any]) -> None:
+        if choice["finish_reason"] == "error":
+            self._fail()
+        elif not self._failed:
+            index = choice.get("index")
+            self._finished_choices.add(index if isinstance(index, int) else 0)
+            self.finished = len(self._finished_choices) >= self._call.choices
+
+    def _fail(self) -> None:
+        """The upstream's own error event is relayed; after it nothing counts as finished."""
+        self._failed = True
+        self.finished = False
+        self.notes["error_event"] = 1
+
+    def _early(self) -> bytes:
+        """What of the unfinished event can be said before its end.
+
+        Nothing after the finish: what is cut there is left out, and the answer is still whole.
+        """
+        rest = self._splitter.rest
+        if not rest:
+            return b""
+        if not self.begun:
+            if len(rest) <= FIRST_EVENT_BYTES_MAX:
+                return b""
+            if sse.data(rest) is None:
+                raise UpstreamUnavailable(kind="too_large", executed=True)
+            self.begun = True
+        if not self._rest_said and not (len(rest) > HELD_BYTES_MAX if self.finished else _may_be_said(rest)):
+            return b""
+        said = rest[self._rest_said :]
+        self._rest_said = len(rest)
+        if len(rest) > EVENT_BYTES_MAX:
+            self._skip(rest)
+        return said
+
+    def _skip(self, rest: bytes) -> None:
+        """Keep of a giant event only what its boundary may begin with."""
+        self._skipping = True
+        self._length += len(rest) - 3
+        self._splitter = sse.Splitter()
+        self._splitter.feed(rest[-3:])
+        self._rest_said = 3
+
+    def _end_with(self, data: bytes) -> None:
+        if data.strip():
+            self.notes["after_done"] = 1
+        self._ending += data[: max(0, ENDING_BYTES_MAX - len(self._ending))]
+
+    def _end(self) -> bytes:
+        """The upstream's body ended; its last event may lack the blank line, or be cut."""
+        rest, said = self._splitter.rest, b""
+        payload = None if self._skipping else sse.data(rest)
+        if payload == b"[DONE]":
+            self._event(rest)
+            self._ending = self._ending.rstrip(b"\r\n") + b"\n\n"
+        elif payload is not None and parse_object(payload) is not None:
+            said = self._event(rest)
+            self._open = bool(said or self._rest_said)
+            self._rest_said = 0
+        if not self.begun:
+            found = parse_object(self._ahead + rest)
+            if found is not None:
+                self._raise_error(found)  # a JSON error under the label of a stream
+            raise UpstreamUnavailable(kind="empty", executed=True)
+        if self._reported is None:
+            self.notes.setdefault("usage", "missing")
+        elif not self._reported.total:
+            self.notes["usage_zero"] = 1
+        if self.finished and not self.done:
+            self.notes["missing_done"] = 1
+        elif not self.finished and not self._failed:
+            self.notes["kind"] = "no_finish"
+        return self._committed(said)
+
+    def _note(self, name: str) -> None:
+        self.notes[name] = int(str(self.notes.get(name, 0))) + 1
+
+
+def _may_be_said(event: bytes) -> bool:
+    """True when an event can't be the usage event or [DONE], as far as it is known."""
+    return b'"delta"' in event or len(event) > HELD_BYTES_MAX
