@@ -176,6 +176,7 @@ class Stream:
             self.done = True
             self.finished = not self._failed
             self._ending = left
+            self._note_usage()
             return b""
         self._events += 1
         self._length += len(event)
@@ -284,15 +285,18 @@ class Stream:
             if found is not None:
                 self._raise_error(found)  # a JSON error under the label of a stream
             raise UpstreamUnavailable(kind="empty", executed=True)
-        if self._reported is None:
-            self.notes.setdefault("usage", "missing")
-        elif not self._reported.total:
-            self.notes["usage_zero"] = 1
+        self._note_usage()
         if self.finished and not self.done:
             self.notes["missing_done"] = 1
         elif not self.finished and not self._failed:
             self.notes["kind"] = "no_finish"
         return self._committed(said)
+
+    def _note_usage(self) -> None:
+        if self._reported is None:
+            self.notes.setdefault("usage", "missing")
+        elif not self._reported.total:
+            self.notes["usage_zero"] = 1  # kept: what was said is not replaced by a guess
 
     def _note(self, name: str) -> None:
         self.notes[name] = int(str(self.notes.get(name, 0))) + 1
