@@ -39,6 +39,7 @@ _OPENAI_MODELS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("gpt-5.[24]-pro*", {"drop": _SAMPLING}),
     ("gpt-5.6*", {"nearest": {"reasoning_effort": {"minimal": "low"}}}),
     ("gpt-5-chat*", {"drop": ()}),
+    ("gpt-[6-9]*", {"drop": _SAMPLING}),
 )
 
 ROWS: Mapping[str, Mapping[str, Any]] = {
@@ -54,7 +55,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         "models": (
             *_OPENAI_MODELS,
             ("o[134]*", {"limit": "max_completion_tokens"}),
-            ("gpt-[45]*", {"limit": "max_completion_tokens"}),
+            ("gpt-[4-9]*", {"limit": "max_completion_tokens"}),
             ("*mistral*", {"limit": "max_tokens", "stream_options": False}),
             ("*deepseek*", {"limit": "max_tokens"}),
         ),
@@ -144,7 +145,8 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
                               "nearest": {"reasoning_effort": {
                                   "none": "low", "minimal": "low", "medium": "high", "xhigh": "high",
                                   "max": "high"}}}),
-            ("grok-4*", {"drop_more": ("presence_penalty", "frequency_penalty", "stop", "reasoning_effort")}),
+            ("grok-4", {"drop_more": ("presence_penalty", "frequency_penalty", "stop", "reasoning_effort")}),
+            ("grok-4-*", {"drop_more": ("presence_penalty", "frequency_penalty", "stop", "reasoning_effort")}),
             ("*non-reasoning*", {"drop": (*_XAI_DROPPED, "reasoning_effort"), "drop_more": ()}),
         ),
     },
