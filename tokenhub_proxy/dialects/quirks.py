@@ -24,6 +24,7 @@ _XAI_DROPPED = (
     "logit_bias", "store", "metadata", "service_tier", "prediction", "verbosity", "prompt_cache_key",
     "prompt_cache_retention", "safety_identifier",
 )  # fmt: skip
+_GROK_4_DROPPED = ("presence_penalty", "frequency_penalty", "stop", "reasoning_effort")
 _NEWER = {"developer": "system"}
 _LOW_TO_HIGH = {"minimal": "low", "none": "low", "xhigh": "high", "max": "high"}
 
@@ -145,8 +146,8 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
                               "nearest": {"reasoning_effort": {
                                   "none": "low", "minimal": "low", "medium": "high", "xhigh": "high",
                                   "max": "high"}}}),
-            ("grok-4", {"drop_more": ("presence_penalty", "frequency_penalty", "stop", "reasoning_effort")}),
-            ("grok-4-*", {"drop_more": ("presence_penalty", "frequency_penalty", "stop", "reasoning_effort")}),
+            ("grok-4", {"drop_more": _GROK_4_DROPPED}),
+            ("grok-4-*", {"drop_more": _GROK_4_DROPPED}),
             ("*non-reasoning*", {"drop": (*_XAI_DROPPED, "reasoning_effort"), "drop_more": ()}),
         ),
     },
