@@ -95,10 +95,8 @@ class Speech:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-_QUIRKS = "what this upstream does unlike OpenAI: {like: vllm, limit: max_tokens, …}; laid over what is known"
-
 DIALECTS: dict[str, Speech] = {
-    "openai": Speech("openai", "OpenAI", base_url="https://api.openai.com/v1", options={"quirks": _QUIRKS}),
+    "openai": Speech("openai", "OpenAI", base_url="https://api.openai.com/v1"),
     "demo": Speech("openai", "OpenAI", base_url="demo://"),
     "anthropic": Speech("anthropic", "Anthropic", base_url="https://api.anthropic.com/v1", needs_key=True),
     "gemini": Speech(
@@ -111,10 +109,7 @@ DIALECTS: dict[str, Speech] = {
         "azure",
         "Azure",
         needs_key=True,
-        options={
-            "api_version": "with it the classic deployments surface is used, not /openai/v1",
-            "quirks": _QUIRKS,
-        },
+        options={"api_version": "with it the classic deployments surface is used, not /openai/v1"},
     ),
     "bedrock": Speech(
         "bedrock",
