@@ -33,7 +33,7 @@ def test_the_published_suite(name, method, path, headers, body, expected):
 
 def test_the_published_example_of_a_signing_key():
     key = signing_key(SECRET, "20120215", "us-east-1", "iam").hex()
-    assert key == "f4780e2d9f65fa895f9c67b32ce1baf0b0d8a43505a000a1a9e090d4db5d2404"
+    assert key == "f4780e2d9f65fa895f9c67b32ce1baf0b0d8a43505a000a1a9e090d414db404d"
 
 
 def test_the_published_example_of_a_request():

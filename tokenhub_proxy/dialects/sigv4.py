@@ -35,7 +35,8 @@ class Signer:
         at = datetime.fromtimestamp(at_s, UTC).strftime("%Y%m%dT%H%M%SZ")
         parts = urlsplit(url)
         signed = {name.lower(): " ".join(value.split()) for name, value in headers.items()}
-        signed |= {"host": parts.netloc.rpartition("@")[2], "x-amz-date": at}
+        default_port = ":443" if parts.scheme == "https" else ":80"
+        signed |= {"host": parts.netloc.removesuffix(default_port), "x-amz-date": at}
         if self.session_token is not None:
             signed["x-amz-security-token"] = self.session_token
         names = ";".join(sorted(signed))
