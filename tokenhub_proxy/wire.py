@@ -33,7 +33,9 @@ class Outgoing:
 
     `path` stands after the upstream's `base_url` and may hold a query. `credential` is the index
     of the upstream's credential that `headers` carry. `dropped` names the client's fields that
-    this upstream can't be told.
+    this upstream can't be told. `parts`, where there are any, are complete requests to send in
+    place of this one; the answer to them is one JSON array of `{"headers": {…}, "body": …}`, in
+    their order, and the first of them that fails is the answer instead.
     """
 
     upstream: Upstream
@@ -42,6 +44,7 @@ class Outgoing:
     body: bytes
     method: str = "POST"
     dropped: tuple[str, ...] = ()
+    parts: tuple[Outgoing, ...] = ()
 
 
 Sink = Callable[[bytes], bool | None]

@@ -31,8 +31,8 @@ class Azure(OpenAI):
         surface = "" if upstream.base_url.rstrip("/").endswith(V1) else V1
         return surface + PATHS[call.endpoint]
 
-    def authorization(self, asking: Asking) -> tuple[tuple[str, str], ...]:
+    def authorization(self, asking: Asking) -> dict[str, str]:
         """A resource's key, or a token of Entra ID, which is a JWT and so begins with `eyJ`."""
         if asking.credential is not None and asking.credential.startswith("eyJ"):
             return super().authorization(asking)
-        return () if asking.credential is None else (("api-key", asking.credential),)
+        return {} if asking.credential is None else {"api-key": asking.credential}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tokenhub_proxy.routes import Upstream
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 # The day on which the tables below were last compared with the public documentation.
 DATED = "2026-11-22"
@@ -94,7 +97,7 @@ GEMINI: Mapping[str, Gemini] = {
     "gemini-3.1-pro": replace(_GEMINI_3, levels=("low", "medium", "high")),
 }
 
-GateType = TypeVar("GateType", Claude, Gemini)
+GateType = TypeVar("GateType", bound="DataclassInstance")
 
 
 def gate(table: Mapping[str, GateType], model: str, upstream: Upstream) -> GateType:

@@ -149,11 +149,13 @@ class Reader:
         reason = candidate.get("finishReason")
         if type(reason) is int:
             reason = NUMBERED_REASONS[reason] if 0 <= reason < len(NUMBERED_REASONS) else "OTHER"
+        if not isinstance(reason, str):
+            return said
         if reason in FAILED_REASONS:
             self.failure = UpstreamUnavailable(
                 f"The upstream's answer failed: {reason}.", kind="finish_reason", executed=True
             )
-        elif isinstance(reason, str) and reason and reason != "FINISH_REASON_UNSPECIFIED":
+        elif reason not in ("", "FINISH_REASON_UNSPECIFIED"):
             self._reasons[index] = reason
         return said
 

@@ -53,9 +53,11 @@ class OpenAI:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         else:
             body.pop("stream_options", None)
-        headers = [("content-type", "application/json"), *self.authorization(asking), *upstream.headers]
+        headers = {"content-type": "application/json", **self.authorization(asking)}
+        for name, value in upstream.headers:
+            headers[name.lower()] = value
         return Outgoing(
-            upstream, self.path(call, asking), tuple(headers), orjson.dumps(body), dropped=dropped
+            upstream, self.path(call, asking), tuple(headers.items()), orjson.dumps(body), dropped=dropped
         )
 
     def reply(self, call: Call, asking: Asking, status: int, headers: Mapping[str, str]) -> Reply:
@@ -65,9 +67,9 @@ class OpenAI:
         """Where a call goes, after the base URL."""
         return PATHS[call.endpoint]
 
-    def authorization(self, asking: Asking) -> tuple[tuple[str, str], ...]:
+    def authorization(self, asking: Asking) -> dict[str, str]:
         """The header that carries the credential."""
-        return () if asking.credential is None else (("authorization", f"Bearer {asking.credential}"),)
+        return {} if asking.credential is None else {"authorization": f"Bearer {asking.credential}"}
 
     def facts(self, target: Target) -> Facts:
         """What is known of a target, worked out once."""
