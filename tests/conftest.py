@@ -53,9 +53,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
 
     async def start(text: str, **options: Any) -> Running:
         exchanges: list[Exchange] = []
-        proxy = await wiring.start(
-            load(text, tmp_path), demo_pause_s=0.0, told=[exchanges.append], **options
-        )
+        proxy = await wiring.start(load(text, tmp_path), demo_pause_s=0.0, told=[exchanges.append], **options)
         running.append(Running(proxy, exchanges))
         return running[-1]
 

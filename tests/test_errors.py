@@ -39,7 +39,9 @@ def test_a_refusal_has_the_status_and_the_code_of_the_contract(
 
 
 def test_every_refusal_is_in_the_table() -> None:
-    named = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProxyError)}
+    named = {
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProxyError)
+    }
     assert named - {ProxyError} == {type(error) for error, _, _ in REFUSALS}
 
 

@@ -47,14 +47,18 @@ def test_the_tail_is_the_crc_of_all_before_it_in_base62(random_bytes: bytes) -> 
     body, tail = secret[:-6], secret[-6:]
     number = 0
     for character in tail:
-        number = number * 62 + "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz".index(character)
+        number = number * 62 + "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz".index(
+            character
+        )
     assert number == zlib.crc32(body.encode())
     assert body.startswith("sk-th-")
     assert len(body) == 6 + 28
 
 
 def test_a_small_crc_is_padded_with_zeros() -> None:
-    body = next(text for text in (f"sk-th-{n:028d}" for n in range(10**6)) if zlib.crc32(text.encode()) < 62**4)
+    body = next(
+        text for text in (f"sk-th-{n:028d}" for n in range(10**6)) if zlib.crc32(text.encode()) < 62**4
+    )
     assert keys.checksum(body).startswith("00")
     assert len(keys.checksum(body)) == 6
     assert well_formed(body + keys.checksum(body))
@@ -83,7 +87,9 @@ def test_a_minted_key_is_well_formed_and_opens_the_door(random_bytes: bytes) -> 
 
 @given(st.text(max_size=60))
 def test_no_text_at_all_breaks_the_check(text: str) -> None:
-    assert well_formed(text) == bool(re.fullmatch(KEY_PATTERN, text) and text[-6:] == keys.checksum(text[:-6]))
+    assert well_formed(text) == bool(
+        re.fullmatch(KEY_PATTERN, text) and text[-6:] == keys.checksum(text[:-6])
+    )
 
 
 def test_a_mutated_key_is_not_well_formed() -> None:
@@ -199,7 +205,9 @@ def test_anything_but_one_bearer_token_is_refused(
     assert SECRET not in caught.value.message
 
 
-@given(st.lists(st.text(max_size=300), max_size=3), st.lists(st.sampled_from(["x-api-key", "key"]), max_size=2))
+@given(
+    st.lists(st.text(max_size=300), max_size=3), st.lists(st.sampled_from(["x-api-key", "key"]), max_size=2)
+)
 def test_a_credential_is_a_key_s_text_or_a_401(headers: list[str], others: list[str]) -> None:
     try:
         secret = bearer(headers, others)

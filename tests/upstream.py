@@ -41,7 +41,11 @@ def chunk(content: str = "", *, reason: str | None = None, usage: object = None,
         "created": 1,
         "model": "real-m",
         "choices": [
-            {"index": 0, "delta": {"content": content, **delta} if content or delta else {}, "finish_reason": reason}
+            {
+                "index": 0,
+                "delta": {"content": content, **delta} if content or delta else {},
+                "finish_reason": reason,
+            }
         ],
         "usage": usage,
     }
@@ -128,7 +132,12 @@ def usual(asked: Asked) -> Says:
     """The answer of a healthy upstream."""
     if asked.path.endswith("/embeddings"):
         data = [{"object": "embedding", "index": 0, "embedding": [0.5, -0.5]}]
-        body = {"object": "list", "data": data, "model": "real-e", "usage": {"prompt_tokens": 4, "total_tokens": 4}}
+        body = {
+            "object": "list",
+            "data": data,
+            "model": "real-e",
+            "usage": {"prompt_tokens": 4, "total_tokens": 4},
+        }
         return json_says(orjson.dumps(body))
     if asked.body.get("stream"):
         return stream_says(STREAM)
