@@ -37,7 +37,7 @@ _READ_FOLDED = {name.casefold(): name for name in _READ}
 _PICTURE = re.compile(r"data:image/(?!svg)", re.IGNORECASE)
 _CLIENT_TOOLS = ("function", "custom", None)
 # Content parts whose bytes stand in the body, where they bound what the upstream reads.
-_TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "input_audio"})
+_TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking", "input_audio")
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,11 +162,22 @@ class Limits:
         """
         meter = self._meter(key_id, now_s)
         counted, place = 0, None
+        waits = []
         if scope.requests_per_minute is not None:
-            _refuse_over(meter.requests, 1, scope.requests_per_minute, "requests", meter, scope, now_s)
+            wait_s = meter.requests.wait_s(1, scope.requests_per_minute, now_s)
+            waits.append((wait_s, scope.requests_per_minute, "requests"))
         if scope.tokens_per_minute is not None:
             counted = min(tokens, scope.tokens_per_minute)
-            _refuse_over(meter.tokens, counted, scope.tokens_per_minute, "tokens", meter, scope, now_s)
+            wait_s = meter.tokens.wait_s(counted, scope.tokens_per_minute, now_s)
+            waits.append((wait_s, scope.tokens_per_minute, "tokens"))
+        wait_s, limit, unit = max(waits, default=(0.0, 0, ""))
+        if wait_s > 0:
+            raise KeyRateLimited(
+                f"This key may use {limit} {unit} per minute. Try again in {_duration(wait_s)}.",
+                wait_s,
+                _headers(meter, scope, now_s),
+                unit,
+            )
         if scope.concurrent is not None and meter.concurrent >= scope.concurrent:
             raise KeyRateLimited(
                 f"This key may make {scope.concurrent} calls at a time.",
@@ -195,19 +206,6 @@ class KeyRateLimited(RateLimited):
 
     def headers(self) -> dict[str, str]:
         return {**super().headers(), **self._standing}
-
-
-def _refuse_over(
-    window: Window, amount: int, limit: int, unit: str, meter: Meter, scope: Scope, now_s: float
-) -> None:
-    wait_s = window.wait_s(amount, limit, now_s)
-    if wait_s > 0:
-        raise KeyRateLimited(
-            f"This key may use {limit} {unit} per minute. Try again in {_duration(wait_s)}.",
-            wait_s,
-            _headers(meter, scope, now_s),
-            unit,
-        )
 
 
 def _headers(meter: Meter, scope: Scope, now_s: float) -> dict[str, str]:
