@@ -15,6 +15,7 @@ import pytest
 from tests.ledger.shelf import NOW, Shelf, call, hold, key, settled
 from tokenhub_proxy.errors import IdempotencyConflict, InsufficientQuota, LedgerUnavailable
 from tokenhub_proxy.ledger import Account, LedgerInUse, LedgerRefused, schema
+from tokenhub_proxy.ledger import file as file_module
 from tokenhub_proxy.ledger.file import path_of
 from tokenhub_proxy.ledger.sqlite import SqliteLedger, open_ledger
 
@@ -132,6 +133,31 @@ async def test_a_damaged_file_is_refused_untouched(ledger: SqliteLedger, shelf: 
             file.write(os.urandom(64))
     await _refused(shelf, "damaged")
     os.unlink(shelf.path)
+
+
+async def test_a_large_file_is_checked_while_it_is_in_use(
+    ledger: SqliteLedger, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asyncio.gather(*(call(ledger, 1) for _ in range(50)))
+    await shelf.close(ledger)
+    monkeypatch.setattr(file_module, "CHECKED_FIRST_MAX", 0)
+    whole = await shelf.open()
+    await whole._check
+    assert whole.unavailable is None
+    await shelf.close(whole)
+
+    # The pages of an index that nothing leads to any more: only a check ever sees them.
+    shelf.edit(
+        "PRAGMA writable_schema = 1",
+        "DELETE FROM sqlite_schema WHERE name = 'holds_by_account'",
+        "PRAGMA writable_schema = 0",
+    )
+    damaged = await shelf.open()
+    await damaged._check
+    assert "damaged" in damaged.unavailable
+    with pytest.raises(LedgerUnavailable):
+        damaged.place(hold())
+    await shelf.close(damaged)
 
 
 async def test_a_folder_that_is_not_there_is_refused(shelf: Shelf) -> None:

@@ -31,10 +31,12 @@ from tokenhub_proxy.ledger.changes import Booked, KeyPut, Opened
 from tokenhub_proxy.ledger.committer import Committer
 from tokenhub_proxy.ledger.file import (
     MEMORY,
+    QUICK_CHECK,
     Durability,
     Lock,
     connect,
     connect_sqlite3,
+    is_large,
     load,
     path_of,
     prepare,
@@ -81,6 +83,8 @@ async def open_ledger(
         committer = Committer(books, writer, number, boot_id)
         ledger = SqliteLedger(path, books, committer, writer, reader, lock)
         await ledger.recover(clock(), last_boot)
+        if own_file and is_large(path):
+            ledger.check_behind()
     except BaseException:
         writer.stop()
         if lock is not None:
@@ -119,6 +123,7 @@ class SqliteLedger:
         self._reader = reader
         self._lock = lock
         self._loop = asyncio.get_running_loop()
+        self._check: asyncio.Task[None] | None = None
         self._closed = False
 
     # --- answered from memory
@@ -271,10 +276,28 @@ class SqliteLedger:
         if waiters:
             await asyncio.wait(waiters, timeout=RECOVERY_WAIT_S)
 
+    def check_behind(self) -> None:
+        """Look for damage while the ledger is in use; found, nothing is written any more."""
+        self._check = self._loop.create_task(self._look_for_damage())
+
+    async def _look_for_damage(self) -> None:
+        reader = FileReader(self.path)
+        try:
+            ((*found,),) = await reader.fetch((QUICK_CHECK, ()), deadline_s=None)
+            if found != [("ok",)]:
+                self._committer.give_up(f"the ledger is damaged ({found[0][0]}); restore a backup")
+        except LedgerUnavailable as error:
+            self._committer.give_up(f"the ledger can't be checked for damage ({error.reason})")
+        finally:
+            await reader.aclose()
+
     async def aclose(self) -> None:
         if self._closed:
             return
         self._closed = True
+        if self._check is not None:
+            self._check.cancel()
+            await asyncio.wait([self._check])
         await self._committer.drain(CLOSE_WAIT_S)
         # Readers go first: the last connection to close puts the log into the file.
         await self._reader.aclose()
