@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tokenhub_proxy.config import OPTIONS, Config, ConfigError, load, load_file, nearest, nodes, values
 from tokenhub_proxy.keys import Networks, Scope, digest
 from tokenhub_proxy.ledger import Account
+from tokenhub_proxy.pricelist import Listed
 from tokenhub_proxy.prices import NANOS_MAX, Price, parse_usd
 from tokenhub_proxy.routes import Timeouts
 
@@ -227,15 +228,28 @@ models: {m: {targets: [{upstream: a, model: x}, {upstream: b, model: y}]}}
 """
 
 
-def test_a_price_list_serves_models_without_a_price_by_the_dearest_target() -> None:
-    prices = {("openai", "x"): Price(1, 9, 3, 4), ("demo", "y"): Price(5, 2, 3, 1)}
+def row(price: Price, context_length: int | None = None, output_max: int | None = None) -> Listed:
+    return Listed("p", "m", price, context_length, output_max)
 
-    assert read(UNPRICED, price_for=lambda *name: prices[name]).routes["m"].price == Price(5, 9, 3, 4)
+
+def test_a_price_list_serves_models_without_a_price_by_the_dearest_target_and_the_least_limit() -> None:
+    rows = {"x": row(Price(1, 9, 3, 4), 100, 20), "y": row(Price(5, 2, 3, 1), 80, None)}
+
+    route = read(UNPRICED, price_for=lambda upstream, model: rows[model]).routes["m"]
+
+    assert route.price == Price(5, 9, 3, 4)
+    assert (route.context_length, route.output_max, route.embeddings_only) == (80, None, False)
+
+
+def test_a_listed_model_without_an_output_price_serves_embeddings_only() -> None:
+    route = read(UNPRICED, price_for=lambda upstream, model: row(Price(5, 5, 5))).routes["m"]
+
+    assert route.embeddings_only
 
 
 def test_a_price_list_that_knows_only_some_targets_is_no_price() -> None:
     found = complaints(
-        UNPRICED, price_for=lambda dialect, _: Price(1, 1, 1, 1) if dialect == "demo" else None
+        UNPRICED, price_for=lambda upstream, _: row(Price(1, 1, 1, 1)) if upstream.name == "b" else None
     )
 
     assert found == [

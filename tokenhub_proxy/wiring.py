@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import orjson
 
-from tokenhub_proxy import observers
+from tokenhub_proxy import observers, pricelist
 from tokenhub_proxy.admin import Administration
 from tokenhub_proxy.config import Config
 from tokenhub_proxy.config.embedded import embedded
@@ -21,11 +21,12 @@ from tokenhub_proxy.dialects import Dialect, Memory, dialect
 from tokenhub_proxy.errors import ShuttingDown
 from tokenhub_proxy.ledger.sqlite import SqliteLedger, open_ledger
 from tokenhub_proxy.limits import Limits
-from tokenhub_proxy.prices import Price
+from tokenhub_proxy.pricelist import Listed
 from tokenhub_proxy.relay import Relay, Serving
-from tokenhub_proxy.routes import Routes, Target
+from tokenhub_proxy.routes import Routes, Target, Upstream
 from tokenhub_proxy.server import Application, listen
 from tokenhub_proxy.transports.demo import Demo
+from tokenhub_proxy.transports.fanout import FanOut
 from tokenhub_proxy.transports.live import Live
 from tokenhub_proxy.transports.script import Script
 from tokenhub_proxy.wire import Transport
@@ -70,7 +71,7 @@ class Transports:
     """The transport of each target: the network, or a script for what is inside the process."""
 
     def __init__(self, scripted: Mapping[str, Transport]) -> None:
-        self._live = Live()
+        self._live = FanOut(Live())
         self._scripted = scripted  # by dialect
 
     def __call__(self, target: Target) -> Transport:
@@ -222,9 +223,9 @@ async def administer(
         await ledger.aclose()
 
 
-def listed_price(dialect: str, model: str) -> Price | None:
-    """What the shipped price list says of a model that the config gives no price."""
-    return None
+def listed_price(upstream: Upstream, model: str) -> Listed | None:
+    """What the shipped price list says of a model at an upstream."""
+    return pricelist.lookup(upstream.dialect, upstream.base_url, model)
 
 
 def ollama_models() -> Sequence[str]:

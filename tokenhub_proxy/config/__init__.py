@@ -89,8 +89,8 @@ def load(
 
     `name` stands before each complaint. Relative paths are relative to `folder`. `environ` and
     `read_file` (which raises OSError, or ValueError for what is no text) are where `env:` and
-    `file:` secrets come from; nothing else is read. `price_for` tells what a (dialect, model)
-    costs that the file gives no price, or None.
+    `file:` secrets come from; nothing else is read. `price_for` tells what a price
+    list says of a model at an upstream; it serves models without a price or limits of their own.
 
     An empty text is a config too: all defaults and no models.
     """

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tokenhub_proxy.calls import OUTPUT_MAX, SCOPE_FIELDS
 from tokenhub_proxy.config import values
 from tokenhub_proxy.config.nodes import Node, did_you_mean, quoted
 from tokenhub_proxy.config.walk import Walk
+from tokenhub_proxy.pricelist import Listed
 from tokenhub_proxy.prices import Price
 from tokenhub_proxy.routes import Route, Target, Upstream
 
-# What a (dialect, model) costs, where a price list knows it.
-PriceFor = Callable[[str, str], Price | None]
+# What a price list says of a model at an upstream, where it knows it.
+PriceFor = Callable[[Upstream, str], Listed | None]
 
 # Which options a model has, by section; the table in `config` joins those of all sections.
 OPTIONS: Mapping[str, tuple[str, ...]] = {
@@ -67,13 +68,16 @@ class ModelReader:
         walk = self._walk
         fields = walk.fields(node, OPTIONS["models"], required=("targets",))
         targets = self._targets(name, fields["targets"]) if "targets" in fields else ()
-        price, embeddings_only = self._price(node, fields, targets)
+        listed = self._listed(targets)
+        price, embeddings_only = self._price(node, fields, listed)
         return Route(
             model=name,
             targets=targets,
             price=price,
-            context_length=walk.integer(fields.get("context_length"), 1, OUTPUT_MAX),
-            output_max=walk.integer(fields.get("max_output_tokens"), 1, OUTPUT_MAX),
+            context_length=walk.integer(fields.get("context_length"), 1, OUTPUT_MAX)
+            or _least(row.context_length for row in listed),
+            output_max=walk.integer(fields.get("max_output_tokens"), 1, OUTPUT_MAX)
+            or _least(row.output_max for row in listed),
             image_tokens_max=walk.integer(fields.get("image_tokens_max"), 1, OUTPUT_MAX)
             or _DEFAULTS.image_tokens_max,
             embeddings_only=embeddings_only,
@@ -114,19 +118,20 @@ class ModelReader:
             return None
         return Target(found, theirs, weight or 1, priority or 1)
 
-    def _price(
-        self, node: Node, fields: Mapping[str, Node], targets: tuple[Target, ...]
-    ) -> tuple[Price, bool]:
+    def _price(self, node: Node, fields: Mapping[str, Node], listed: Sequence[Listed]) -> tuple[Price, bool]:
         """The price, and whether it has no output: then the model serves embeddings only."""
         walk = self._walk
         place = fields.get("price")
         if place is None:
-            known = self._known_price(targets)
-            if known is None and node.kind == "mapping":
+            if not listed and node.kind == "mapping":
                 walk.missing(
                     node, "price", "; a model without a price is refused (a free one says so: price: free)"
                 )
-            return known or Price(), False
+            # The dearest of each class, so that no target is sold at a loss.
+            price = Price(
+                *(max((getattr(row.price, name) for row in listed), default=0) for name in OPTIONS["price"])
+            )
+            return price, bool(price.input and not price.output)
         if place.kind == "text":
             if place.text != "free":
                 walk.complain(place, "must be free, or a mapping such as {input: 3.00, output: 15.00}")
@@ -147,13 +152,17 @@ class ModelReader:
         )
         return price, place.kind == "mapping" and "output" not in given
 
-    def _known_price(self, targets: tuple[Target, ...]) -> Price | None:
-        """The price list's, where it knows all targets: the dearest of each class, so that no target
-        is sold at a loss."""
-        if self._price_for is None or not targets:
-            return None
-        prices = [self._price_for(target.upstream.dialect, target.model) for target in targets]
-        known = [price for price in prices if price is not None]
-        if len(known) < len(prices):
-            return None
-        return Price(*(max(getattr(price, name) for price in known) for name in OPTIONS["price"]))
+    def _listed(self, targets: tuple[Target, ...]) -> Sequence[Listed]:
+        """What the price list says of the targets, where it knows all of them."""
+        if self._price_for is None:
+            return ()
+        rows = [self._price_for(target.upstream, target.model) for target in targets]
+        known = [row for row in rows if row is not None]
+        return known if len(known) == len(rows) else ()
+
+
+def _least(limits: Iterable[int | None]) -> int | None:
+    """The smallest limit, which every target keeps; None where one of them is not known."""
+    found = list(limits)
+    known = [limit for limit in found if limit is not None]
+    return min(known) if known and len(known) == len(found) else None
