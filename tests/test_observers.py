@@ -131,7 +131,8 @@ def test_the_line_for_people() -> None:
 def test_a_stream_that_knows_no_unicode_gets_escapes(log: Any) -> None:
     body = orjson.dumps({"model": "модель", "messages": [{"role": "user", "content": "x"}]})
     written = io.BytesIO()
-    log(io.TextIOWrapper(written, encoding="ascii"))(served(call=parse(body, "chat")))
+    stream = io.TextIOWrapper(written, encoding="ascii")
+    log(stream)(served(call=parse(body, "chat")))
     assert b"\\u043c" in written.getvalue()
 
 
