@@ -137,17 +137,16 @@ def table(*known: str) -> Routes:
 
 
 def test_a_missing_model_names_the_nearest_one() -> None:
-    with pytest.raises(ModelNotFound, match="'gpt-4o' does not exist. Did you mean 'gpt-4.1'"):
+    with pytest.raises(ModelNotFound, match=r"'gpt-4o' does not exist\. Did you mean 'gpt-4\.1'"):
         table("gpt-4.1", "claude").find("gpt-4o", Scope())
-    with pytest.raises(ModelNotFound, match="does not exist.$"):
+    with pytest.raises(ModelNotFound, match=r"does not exist\.$"):
         table("gpt-4.1", "claude").find("zzzzzzzz", Scope())
 
 
 def test_only_a_visible_model_is_named() -> None:
     with pytest.raises(ModelNotFound) as caught:
         table("gpt-secret", "claude").find("gpt-secre", Scope(models=("gpt-secre", "claude")))
-    assert "gpt-secret'" not in caught.value.message.removeprefix("The model 'gpt-secre' does")
-    assert "Did you mean" not in caught.value.message
+    assert caught.value.message == "The model 'gpt-secre' does not exist."
 
 
 def test_a_model_outside_the_patterns_is_refused_alike_whether_or_not_it_exists() -> None:
