@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tokenhub_proxy.dialects import anthropic_fields, gates, gemini_fields
+from tokenhub_proxy.dialects import anthropic_fields, bedrock_fields, gates, gemini_fields
 from tokenhub_proxy.dialects.fields import Fate
 
 TABLES: Mapping[str, Mapping[str, Fate]] = {
     "anthropic": anthropic_fields.FIELDS,
+    "bedrock": bedrock_fields.FIELDS,
     "gemini": gemini_fields.FIELDS,
+    "bedrock, embeddings": bedrock_fields.EMBEDDING_FIELDS,
     "gemini, embeddings": gemini_fields.EMBEDDING_FIELDS,
 }
 
