@@ -6,6 +6,7 @@ A dialect joins the suite with a module `rows/NAME.py` that holds one `ROW`, see
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -120,7 +121,8 @@ def events(said: bytes) -> list[bytes]:
     if not said:
         return []
     assert said.endswith(b"\n\n")
-    found = [event for event in said[:-2].split(b"\n\n") if not event.startswith(b":")]
+    # An event that was relayed up to its last line end may be closed with one blank line too many.
+    found = [event for event in re.split(rb"\n\n+", said[:-2]) if not event.startswith(b":")]
     assert all(event.startswith(b"data: ") and b"\n" not in event for event in found), said
     return [event[6:] for event in found]
 

@@ -472,9 +472,9 @@ def test_embeddings_are_asked_for_or_refused_by_the_models_name(row: Row) -> Non
 def test_what_is_dropped_is_named_and_refused_to_the_strict(row: Row) -> None:
     if not row.translated:
         pytest.skip("what is relayed as it is loses nothing by itself")
-    call = call_of(False, logit_bias={"1": 2}, **{"vendor\r\nx: y": 1})
+    call = call_of(False, logit_bias={"1": 2}, **{"vendor, ö: y": 1})
     made = dialect(row.name, Memory())
     dropped = made.request(call, asking_of(row)).dropped
-    assert dropped == ("logit_bias", "vendorx:y")
-    with pytest.raises(InvalidRequest, match="logit_bias, vendorx:y"):
+    assert dropped == ("logit_bias", "vendor:y")
+    with pytest.raises(InvalidRequest, match="logit_bias, vendor:y"):
         made.request(replace(call, strict=True), asking_of(row))

@@ -11,6 +11,7 @@ import orjson
 
 from tokenhub_proxy.calls import CHOICES_MAX, Call
 from tokenhub_proxy.dialects import Asking
+from tokenhub_proxy.dialects.gemini_partial import PartialCall
 from tokenhub_proxy.dialects.gemini_requests import memory_key
 from tokenhub_proxy.dialects.memory import Memory
 from tokenhub_proxy.dialects.replies import RETRY_AFTER_MAX_S, refusal
@@ -102,6 +103,7 @@ class Reader:
         self._memory = memory
         self._reasons: dict[int, str] = {}  # native, by choice
         self._blocked = False  # the prompt was refused: there is no answer
+        self._partial: dict[int, PartialCall] = {}  # calls that come in pieces, by choice
         self._seen: set[int] = set()
         self._counts: dict[str, int] = {}
 
@@ -173,6 +175,13 @@ class Reader:
         return b""
 
     def _call_part(self, call: Mapping[str, Any], signature: str, choice: int) -> bytes:
+        if choice in self._partial or call.get("willContinue") is True:
+            partial = self._partial.setdefault(choice, PartialCall())
+            if not partial.add(call, signature):
+                return b""
+            del self._partial[choice]
+            call = {"id": partial.id, "name": partial.name, "args": partial.arguments}
+            signature = partial.signature
         name, arguments = _string(call, "name"), _mapping(call.get("args"))
         id = _string(call, "id") or self._new_id(name, choice)
         if not signature:

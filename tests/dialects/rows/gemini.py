@@ -39,7 +39,9 @@ def function(name: str, args: Any = None, **more: Any) -> dict[str, Any]:
     return {"functionCall": {"name": name, **({} if args is None else {"args": args}), **more}}
 
 
-ONE, TWO = ("call_7c7ee5dc5bd4ba8d94bbd3a5", "call_b")
+def in_pieces(*pieces: dict[str, Any]) -> dict[str, Any]:
+    return {"functionCall": {"partialArgs": list(pieces), "willContinue": True}}
+
 
 STREAMS = {
     "plain": recorded(
@@ -78,7 +80,7 @@ STREAMS = {
             "Look.",
             tools=(
                 ("call_a", "weather", {"city": "Köln", "days": [1, 2]}),
-                (TWO, "now", {}),
+                ("call_b", "now", {}),
             ),
             finish="tool_calls",
             native="STOP",
@@ -90,9 +92,31 @@ STREAMS = {
                 **function("weather", {"city": "Köln", "days": [1, 2]}, id="call_a"),
                 "thoughtSignature": "c2ln",
             },
-            function("now", id=TWO),
+            function("now", id="call_b"),
         ),
         piece({"text": ""}, reason="STOP", usage=tokens(8, 20)),
+    ),
+    "a call in pieces": recorded(
+        Heard(
+            "",
+            tools=(("call_a", "weather", {"city": "New Delhi", "days": [1, {"x": None}], "now": True}),),
+            finish="tool_calls",
+            native="STOP",
+        ),
+        Usage(input=8, output=20, reported=True),
+        piece({"functionCall": {"name": "weather", "id": "call_a", "willContinue": True}}),
+        piece(in_pieces({"jsonPath": "$.city", "stringValue": "New ", "willContinue": True})),
+        piece(
+            in_pieces(
+                {"jsonPath": "$.city", "stringValue": "Delhi"},
+                {"jsonPath": "$.days[0]", "numberValue": 1},
+                {"jsonPath": "$.days[1]['x']", "nullValue": "NULL_VALUE"},
+                {"jsonPath": "$.days.wrong", "numberValue": 1},
+                {"jsonPath": "$['now']", "boolValue": True},
+            )
+        ),
+        piece({"functionCall": {}}),
+        piece(reason="STOP", usage=tokens(8, 20)),
     ),
     "safety": recorded(
         Heard("Well", finish="content_filter", native="SAFETY"),

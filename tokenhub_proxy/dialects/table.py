@@ -1,0 +1,47 @@
+"""The page that tells what becomes of each request field at each dialect, made from what the code obeys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tokenhub_proxy.dialects import anthropic_fields, bedrock_fields, gates, gemini_fields
+from tokenhub_proxy.dialects.fields import Fate
+
+TABLES: Mapping[str, Mapping[str, Fate]] = {
+    "anthropic": anthropic_fields.FIELDS,
+    "bedrock": bedrock_fields.FIELDS,
+    "gemini": gemini_fields.FIELDS,
+    "bedrock, embeddings": bedrock_fields.EMBEDDING_FIELDS,
+    "gemini, embeddings": gemini_fields.EMBEDDING_FIELDS,
+}
+
+_HEAD = f"""\
+# Dialects: what becomes of each field
+
+Made from the code by `scripts/docs_dialects`; a test keeps the two equal.
+
+- **mapped**: said in the upstream's own words.
+- **passed**: sent as it is.
+- **dropped**: left out, and named in the answer's header `x-tokenhub-dropped`; with the request
+  header `x-tokenhub-strict: 1` the call is a 400 instead.
+- **refused**: a 400 that names the field.
+
+A field that is null, or has the value in brackets, asks for nothing and is never reported. Fields
+that a table does not name are dropped and reported.
+
+The openai and azure dialects relay a request as it is, but for the model's name.
+
+What single models take differs; the gates are data with the date {gates.DATED}, and `quirks` in an
+upstream's row of the config stands over them.
+"""
+
+
+def page() -> str:
+    """The whole page in Markdown."""
+    parts = [_HEAD]
+    for title, fields in TABLES.items():
+        parts.append(f"\n## {title}\n\n| field | fate | how |\n|---|---|---|\n")
+        for name, fate in fields.items():
+            neutral = "".join(f" [`{value}`]" for value in fate.neutral)
+            parts.append(f"| `{name}` | {fate.kind} | {fate.note}{neutral} |\n")
+    return "".join(parts)
