@@ -33,8 +33,8 @@ from tokenhub_proxy import calls
 from tokenhub_proxy.dialects import DIALECTS, Memory, dialect
 from tokenhub_proxy.errors import InvalidRequest, ProxyError
 
-# `demo` is the openai dialect under another name; azure and bedrock bring their rows themselves.
-ROWLESS = {"demo", "azure", "bedrock"}
+# `demo` is the openai dialect under another name.
+ROWLESS = {"demo"}
 
 DONE = b"[DONE]"
 EACH_ROW = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())

@@ -29,7 +29,7 @@ FIELDS: Mapping[str, Fate] = {
         "mapped", "additionalModelRequestFields, by family; reported where there is none"
     ),
     "thinking": Fate("mapped", "Anthropic's own, in additionalModelRequestFields"),
-    "service_tier": Fate("mapped", "serviceTier.type: default, priority, flex"),
+    "service_tier": Fate("mapped", "serviceTier.type: default, priority, flex, reserved"),
     "cache_control": Fate("mapped", "on parts, messages and tools: a cachePoint behind them"),
     "guardrailConfig": Fate("passed", "Bedrock's own"),
     "requestMetadata": Fate("passed", "Bedrock's own"),

@@ -29,7 +29,7 @@ DOCUMENT_FORMATS = {
     "text/markdown": "md",
 }
 # What Bedrock takes as the id of a tool call; other upstreams' ids may hold more.
-_TOOL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_TOOL_ID = re.compile(r"[a-zA-Z0-9_.:-]{1,64}")
 
 
 def memory_key(tool_call_id: str) -> str:

@@ -162,6 +162,11 @@ class Reader:
         use = _mapping(start.get("toolUse"))
         if not use:
             return b""
+        if use.get("type") == "server_tool_use":
+            # What the upstream runs itself is none of the client's calls.
+            self._blocks[index] = _Block("server")
+            self.notes["server_blocks"] = 1
+            return b""
         id, name, given = _string(use, "toolUseId"), _string(use, "name"), use.get("input")
         arguments = orjson.dumps(given).decode() if given and isinstance(given, Mapping) else ""
         state = self._blocks[index] = _Block("tool", said=bool(arguments))

@@ -38,7 +38,7 @@ from tokenhub_proxy.dialects.settings import (
 )
 from tokenhub_proxy.errors import InvalidRequest
 
-SERVICE_TIERS = ("default", "priority", "flex")
+SERVICE_TIERS = ("default", "priority", "flex", "reserved")
 # Rules that strict schemas there don't know; the model is told in words.
 UNSUPPORTED_KEYWORDS = frozenset(
     {

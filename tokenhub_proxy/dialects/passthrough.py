@@ -63,7 +63,7 @@ class Stream:
         self._read_usage = read
         self._splitter = sse.Splitter()
         self._rest_said = 0  # how much of the unfinished event the client has already
-        self._open = False  # the body ended on a whole event without its blank line
+        self._open = b""  # what closes the last event, if the body ended before its blank line
         self._skipping = False  # the unfinished event is too large to be kept
         self._ahead = b""  # comments from before the first data event
         self._ending = b""  # [DONE] and what follows it
@@ -118,11 +118,10 @@ class Stream:
     def close(self, error: ProxyError | None = None, request_id: str = "") -> bytes:
         if self.finished and self.done:
             return self._ending
-        # What the client has of an event without its blank line is closed first.
         if self.finished:
-            return b"\n\n" + sse.DONE if self._open or self._rest_said else sse.DONE
+            return (b"\n\n" if self._rest_said else self._open) + sse.DONE
         if self.begun and not self._failed and not self._rest_said and error is not None:
-            return (b"\n\n" if self._open else b"") + error_event(error, request_id)
+            return self._open + error_event(error, request_id)
         return b""
 
     def _committed(self, said: bytes) -> bytes:
@@ -278,7 +277,8 @@ class Stream:
             self._ending = self._ending.rstrip(b"\r\n") + b"\n\n"
         elif payload is not None and parse_object(payload) is not None:
             said = self._event(rest)
-            self._open = bool(said or self._rest_said)
+            if said or self._rest_said:
+                self._open = b"\n" if rest.endswith((b"\n", b"\r")) else b"\n\n"
             self._rest_said = 0
         if not self.begun:
             found = parse_object(self._ahead + rest)
