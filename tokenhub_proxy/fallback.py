@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -12,11 +11,9 @@ from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects import Asking, Dialect, Reply
 from tokenhub_proxy.errors import InvalidRequest, ProxyError, UpstreamUnavailable
 from tokenhub_proxy.exchange import Exchange
-from tokenhub_proxy.routes import OUTPUT_MAX_ASSUMED, Route, Target, Upstream
+from tokenhub_proxy.health import CREDENTIAL_STATUSES, Health
+from tokenhub_proxy.routes import OUTPUT_MAX_ASSUMED, Route, Target
 from tokenhub_proxy.wire import HOLD, Incoming, Transport
-
-# What an upstream says of one credential: another one of the same upstream may be better off.
-CREDENTIAL_STATUSES = frozenset({401, 402, 403, 429})
 
 
 @dataclass(slots=True)
@@ -38,15 +35,16 @@ class Fallback:
         self,
         transport: Callable[[Target], Transport],
         dialects: Mapping[str, Dialect],
+        health: Health,
         *,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
         self._transport = transport
         self._dialects = dialects
+        self._health = health
         self._clock = clock
         self._monotonic = monotonic
-        self._turns: Counter[str] = Counter()  # by the upstream's name: how often it was asked
 
     async def open(
         self,
@@ -64,7 +62,13 @@ class Fallback:
         """
         failure: ProxyError | None = None
         for target in route.order(fraction):
-            for credential in self._in_turn(target.upstream):
+            down = self._down(target)
+            if down is not None:
+                exchange.attempts.append(f"{target.upstream.name}:{down.kind}")
+                failure = worse(failure, down)
+                continue
+            for _ in target.upstream.credentials or (None,):  # each at most once
+                credential = self._health.credential(target.upstream, self._monotonic())
                 try:
                     return await self._ask(upstream, exchange, target, credential, route, call, output_max)
                 except Unsayable as unsayable:
@@ -72,27 +76,41 @@ class Fallback:
                     failure = failure or unsayable.refusal
                     break
                 except UpstreamUnavailable as error:
-                    exchange.attempts.append(f"{target.upstream.name}:{error.upstream_status or error.kind}")
+                    self._health.failed(target, credential, error, self._monotonic())
+                    outcome = error.upstream_status if error.reason == "status" else error.reason
+                    exchange.attempts.append(f"{target.upstream.name}:{outcome}")
                     failure = worse(failure, error)
-                    if error.upstream_status not in CREDENTIAL_STATUSES:
+                    if not self._another_may_do(target, error):
                         break
                 except ProxyError as refusal:
-                    outcome = refusal.reason.removeprefix("upstream_status=") or refusal.code
-                    exchange.attempts.append(f"{target.upstream.name}:{outcome}")
+                    said = refusal.reason.removeprefix("upstream_status=") or refusal.code
+                    exchange.attempts.append(f"{target.upstream.name}:{said}")
                     if isinstance(failure, UpstreamUnavailable) and failure.executed:
                         refusal.should_retry = False
                     raise
         assert failure is not None, "a route has at least one target"
         raise failure
 
-    def _in_turn(self, upstream: Upstream) -> Sequence[str | None]:
-        """All credentials of an upstream, another one first each time."""
-        credentials = upstream.credentials
-        if len(credentials) < 2:
-            return credentials or (None,)
-        first = self._turns[upstream.name] % len(credentials)
-        self._turns[upstream.name] += 1
-        return credentials[first:] + credentials[:first]
+    def check(self, route: Route) -> None:
+        """Raise UpstreamUnavailable where no target is worth asking now: nothing is held for that."""
+        failure: UpstreamUnavailable | None = None
+        for target in route.targets:
+            down = self._down(target)
+            if down is None:
+                return
+            failure = worse(failure, down)
+        if failure is not None:
+            raise failure
+
+    def _down(self, target: Target) -> UpstreamUnavailable | None:
+        wait_s = self._health.wait_s(target, self._monotonic())
+        return UpstreamUnavailable(kind="breaker", retry_after_s=wait_s) if wait_s > 0 else None
+
+    def _another_may_do(self, target: Target, error: UpstreamUnavailable) -> bool:
+        """True when the failure was one credential's, and the upstream has one that is not cooling down."""
+        if error.upstream_status not in CREDENTIAL_STATUSES:
+            return False
+        return self._health.spare(target.upstream, self._monotonic())
 
     async def _ask(
         self,
@@ -119,17 +137,29 @@ class Fallback:
         except InvalidRequest as refusal:
             raise Unsayable(refusal) from None
         exchange.upstream, exchange.upstream_model = target.upstream.name, target.model
-        context = self._transport(target).send(outgoing)
-        incoming = await context.__aenter__()
+        breaker = self._health.breaker(target)
+        breaker.ask()
         try:
-            reply = dialect.reply(call, asking, incoming.status, incoming.headers)
-            opening = Opening(reply)
-            ended = await incoming.pump(opening)
-            if ended:
-                opening(b"")
-        except BaseException:
-            await context.__aexit__(*sys.exc_info())
+            context = self._transport(target).send(outgoing)
+            incoming = await context.__aenter__()
+            try:
+                reply = dialect.reply(call, asking, incoming.status, incoming.headers)
+                opening = Opening(reply)
+                ended = await incoming.pump(opening)
+                if ended:
+                    opening(b"")
+            except BaseException:
+                await context.__aexit__(*sys.exc_info())
+                raise
+        except UpstreamUnavailable:
             raise
+        except ProxyError:
+            breaker.succeeded()  # it answered: the fault is the request's
+            raise
+        except BaseException:
+            breaker.left()
+            raise
+        breaker.succeeded()
         upstream.push_async_exit(context)
         exchange.first_byte_s = self._monotonic()
         exchange.attempts.append(f"{target.upstream.name}:{incoming.status}")

@@ -29,6 +29,7 @@ from tokenhub_proxy.errors import (
 )
 from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.fallback import Answer, Fallback
+from tokenhub_proxy.health import Health
 from tokenhub_proxy.keys import Key, Networks
 from tokenhub_proxy.ledger import REMEMBERED_S, Hold, Ledger, holding
 from tokenhub_proxy.limits import Admission, Limits
@@ -79,7 +80,8 @@ class Relay:
         self.in_flight: dict[Exchange, asyncio.Task[None] | Incoming | None] = {}
         self.draining = False
         self.dialects = dialects
-        self._fallback = Fallback(transport, dialects, clock=clock, monotonic=monotonic)
+        self.health = Health()
+        self._fallback = Fallback(transport, dialects, self.health, clock=clock, monotonic=monotonic)
         self._observers = observers
         self.clock = clock
         self.monotonic = monotonic
@@ -128,6 +130,7 @@ class Relay:
         route = serving.routes.find(call.model, key.scope)
         call = exchange.call = calls.with_defaults(call, route.defaults)
         with self._admit(key, call, exchange) as admission:
+            self._fallback.check(route)
             hold, output_max = self._hold(exchange, key, call, route, idempotency)
             exchange.hold = hold
             reply: Reply | None = None
