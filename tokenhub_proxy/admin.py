@@ -15,8 +15,8 @@ from tokenhub_proxy.keys import Key, Period, Scope
 from tokenhub_proxy.ledger import DEFAULT_ACCOUNT, Account, Entry, UsageBy
 from tokenhub_proxy.ledger.sqlite import SqliteLedger
 from tokenhub_proxy.prices import format_usd, parse_usd
+from tokenhub_proxy.receipts import timestamp
 from tokenhub_proxy.relay import Relay
-from tokenhub_proxy.server import timestamp
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DURATION = re.compile(r"(\d{1,6})([smhd])")

@@ -20,6 +20,8 @@ from tokenhub_proxy.errors import (
 )
 from tokenhub_proxy.wire import Incoming
 
+# A request's head is one packet or two; who needs longer holds a connection and nothing else.
+HEAD_S = 15.0
 # A whole body has this long; a client that is slower holds memory and nothing else.
 BODY_S = 30.0
 # And beyond that as long as it keeps this pace: 32 MiB in half an hour is a slow line, not an attack.
@@ -37,19 +39,42 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Connection(web.RequestHandler):
-    """aiohttp's connection, telling the client when writing has to pause."""
+    """aiohttp's connection, with the deadlines it lacks, telling the client when writing has to pause."""
 
-    __slots__ = ("_drained", "client", "stall")
+    __slots__ = ("_drained", "_head_timer", "_stall_timer", "client", "retiring", "stalled")
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.client: AiohttpClient | None = None
-        self.stall: asyncio.TimerHandle | None = None
+        self.retiring = False
+        self.stalled = False
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
         self._drained: asyncio.Future[None] | None = None
+
+    def retire(self) -> None:
+        """Serve the request at hand, if there is one, and no other."""
+        self.retiring = True
+        if self._waiting:
+            self.force_close()
+
+    @property
+    def _waiting(self) -> bool:
+        """No request is at hand: aiohttp's loop sleeps until one has come whole."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_timer is None:
+            if self._waiting:  # these bytes began a head and did not end it
+                self._head_timer = self._loop.call_later(HEAD_S, self.force_close)
+        elif not self._waiting:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.stall = self._loop.call_later(WRITE_STALL_S, self._stalled)
+        self._stall_timer = self._loop.call_later(WRITE_STALL_S, self._stall)
         if self.client is not None:
             self.client.pause()
 
@@ -61,6 +86,8 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._end_stall()
+        if self._head_timer is not None:
+            self._head_timer.cancel()
         super().connection_lost(exc)
 
     async def drained(self) -> None:
@@ -69,15 +96,16 @@ class Connection(web.RequestHandler):
             self._drained = self._loop.create_future()
             await self._drained
 
-    def _stalled(self) -> None:
-        self.stall = None
+    def _stall(self) -> None:
+        self._stall_timer = None
         if self.transport is not None:
+            self.stalled = True
             self.transport.abort()
 
     def _end_stall(self) -> None:
-        if self.stall is not None:
-            self.stall.cancel()
-            self.stall = None
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
@@ -110,6 +138,12 @@ class Server(web.Server):
 
     def __call__(self) -> web.RequestHandler:
         return Connection(self, loop=self._loop, **self._kwargs)
+
+    def retire(self) -> None:
+        """Close what is idle, and every other connection after the answer it is giving."""
+        for connection in self.connections:
+            if isinstance(connection, Connection):
+                connection.retire()
 
 
 class Written(web.StreamResponse):
@@ -189,14 +223,17 @@ class AiohttpClient:
 
     async def _read(self, content: Any, bytes_max: int, deadline: asyncio.Timeout) -> bytes:
         pieces, length = [], 0
-        starts_at = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        starts_at = loop.time()
         while piece := await content.readany():
             length += len(piece)
             if length > bytes_max:
                 self._keep_alive = False
                 raise RequestTooLarge(f"The body is over {bytes_max} bytes.", reason="too_large seen")
             pieces.append(piece)
-            deadline.reschedule(starts_at + BODY_S + length / BODY_BYTES_PER_S)
+            # However much came at first, nothing more for so long is the end of patience.
+            paced_s = starts_at + length / BODY_BYTES_PER_S
+            deadline.reschedule(min(paced_s, loop.time()) + BODY_S)
         return b"".join(pieces)
 
     def _expect(self) -> None:
@@ -212,6 +249,10 @@ class AiohttpClient:
             transport.write(CONTINUE)
 
     # --- the answer
+
+    @property
+    def stalled(self) -> bool:
+        return self._connection.stalled
 
     @property
     def source(self) -> Incoming | None:
@@ -279,10 +320,11 @@ class AiohttpClient:
         """What aiohttp's loop is told about this answer."""
         self._connection.client = None
         self._source = None
-        return Written(self._keep_alive)
+        return Written(self._keep_alive and not self._connection.retiring)
 
     def _encoded_head(self, framing: str) -> bytes:
         lines = [f"{name}: {value}\r\n" for name, value in {**self._headers, **self.extra_headers}.items()]
+        self._keep_alive = self._keep_alive and not self._connection.retiring
         if not self._keep_alive:
             lines.append("connection: close\r\n")
         elif not self._chunked:

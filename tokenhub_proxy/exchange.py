@@ -34,15 +34,24 @@ class Exchange:
     attempts: list[str] = field(default_factory=list)
     status: int = 0
     error: ProxyError | None = None
-    gone: str = ""  # the phase in which the client left
+    gone: str = ""  # the phase in which the client left, or `write_timeout`
     usage: Usage = Usage()
     cost: int = 0
-    hold: Hold | None = None
+    hold: Hold | None = None  # asked for; placed once it has an id
     bytes_in: int = 0
     bytes_out: int = 0
     first_byte_s: float | None = None
     ended_s: float = 0.0
     notes: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def phase(self) -> str:
+        """How far the exchange has come: what is said of a client that leaves now."""
+        if self.hold is None:
+            return "read"
+        if self.first_byte_s is not None:
+            return "stream"
+        return "ttfb" if self.upstream else "held"
 
     @property
     def told_status(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from tokenhub_proxy.errors import UpstreamUnavailable
 from tokenhub_proxy.routes import Target, Upstream
 
@@ -77,6 +79,7 @@ class Health:
         # As many entries as the configs since the start name targets and credentials.
         self._breakers: dict[tuple[str, str], Breaker] = {}
         self._cooling: dict[tuple[str, str], float] = {}  # by upstream and credential, until when
+        self._turns: Counter[str] = Counter()  # by upstream, how often a credential was asked for
 
     def breaker(self, target: Target) -> Breaker:
         """The breaker of an upstream's model: one dead model says nothing of the others."""
@@ -87,14 +90,16 @@ class Health:
         return found
 
     def credential(self, upstream: Upstream, now_s: float) -> str | None:
-        """The first credential that is not cooling down; of several that are, the soonest ready."""
+        """Each credential in its turn, but for those that cool down; of these the soonest ready."""
         credentials = upstream.credentials
         if not credentials:
             return None
-        cooling = self._cooling
-        if len(credentials) == 1 or not cooling:
+        if len(credentials) == 1:
             return credentials[0]
-        return min(credentials, key=lambda one: max(0.0, cooling.get((upstream.name, one), 0.0) - now_s))
+        cooling, first = self._cooling, self._turns[upstream.name] % len(credentials)
+        self._turns[upstream.name] += 1
+        in_turn = credentials[first:] + credentials[:first]
+        return min(in_turn, key=lambda one: max(0.0, cooling.get((upstream.name, one), 0.0) - now_s))
 
     def spare(self, upstream: Upstream, now_s: float) -> bool:
         """True when some credential of this upstream is not cooling down."""

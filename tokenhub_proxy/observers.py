@@ -35,7 +35,7 @@ def fields(exchange: Exchange) -> dict[str, object]:
         "bytes_out": exchange.bytes_out,
         "ttfb_ms": exchange.first_byte_ms,
         "dur_ms": round(exchange.duration_s * 1000),
-        "hold_n": hold.amount if hold is not None else 0,
+        "hold_n": hold.amount if hold is not None and hold.id else 0,
         "charge_n": exchange.charge,
         "billing": exchange.billing,
         "reason": exchange.gone or (error.reason if error is not None else "") or None,

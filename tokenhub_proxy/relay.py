@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 
-from tokenhub_proxy import calls, keys
+from tokenhub_proxy import calls, keys, sse
 from tokenhub_proxy.calls import Call, Endpoint
-from tokenhub_proxy.dialects import Asking, Dialect, Reply
+from tokenhub_proxy.dialects import Dialect, Reply
 from tokenhub_proxy.errors import (
+    IdempotencyConflict,
     InternalError,
     InvalidApiKey,
     InvalidRequest,
@@ -26,17 +28,22 @@ from tokenhub_proxy.errors import (
     UpstreamUnavailable,
 )
 from tokenhub_proxy.exchange import Exchange
+from tokenhub_proxy.fallback import Answer, Fallback
+from tokenhub_proxy.health import Health
 from tokenhub_proxy.keys import Key, Networks
-from tokenhub_proxy.ledger import Hold, Ledger, holding
+from tokenhub_proxy.ledger import REMEMBERED_S, Hold, Ledger, holding
 from tokenhub_proxy.limits import Admission, Limits
 from tokenhub_proxy.prices import format_usd
-from tokenhub_proxy.routes import OUTPUT_MAX_ASSUMED, Route, Routes, Target
-from tokenhub_proxy.wire import HOLD, Client, Incoming, RequestHeaders, Transport, crossing
+from tokenhub_proxy.receipts import receipt_json
+from tokenhub_proxy.routes import Route, Routes, Target
+from tokenhub_proxy.wire import Client, Incoming, RequestHeaders, Transport, crossing
 
 # After [DONE] an upstream gets so long to end its body, so that the connection can be kept.
 LINGER_S = 2.0
 # Other doors that a credential can come through; a second one beside the bearer is refused.
 OTHER_CREDENTIALS = ("x-api-key", "api-key", "x-goog-api-key")
+# A UUID has 36 characters; a longer key than this is no name for a call.
+IDEMPOTENCY_KEY_LENGTH_MAX = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +53,6 @@ class Serving:
     routes: Routes
     trusted_proxies: Networks
     body_max_bytes: int
-
-
-@dataclass(slots=True)
-class Answer:
-    """An upstream that has begun to answer: `opening` is what it said first."""
-
-    target: Target
-    incoming: Incoming
-    reply: Reply
-    opening: bytes
-    ended: bool
-    dropped: tuple[str, ...]
 
 
 class Relay:
@@ -80,11 +75,13 @@ class Relay:
         self.serving = serving
         self.ledger = ledger
         self.limits = limits
-        # What each exchange is doing: waiting in its task, or being pumped by an Incoming.
-        self.in_flight: dict[Exchange, asyncio.Task[None] | Incoming] = {}
+        # What each exchange is doing: waiting in its task, being pumped by an Incoming, or (None)
+        # ending, which has deadlines of its own.
+        self.in_flight: dict[Exchange, asyncio.Task[None] | Incoming | None] = {}
         self.draining = False
-        self._transport = transport
         self.dialects = dialects
+        self.health = Health()
+        self._fallback = Fallback(transport, dialects, self.health, clock=clock, monotonic=monotonic)
         self._observers = observers
         self.clock = clock
         self.monotonic = monotonic
@@ -104,7 +101,7 @@ class Relay:
             await self._refuse(exchange, client, error)
         except asyncio.CancelledError:
             if not isinstance(exchange.error, ShuttingDown):
-                exchange.gone = exchange.gone or "read"
+                exchange.gone = exchange.gone or exchange.phase
                 raise
             task.uncancel()
             await self._refuse(exchange, client, exchange.error)
@@ -126,24 +123,32 @@ class Relay:
         raw = await client.body(serving.body_max_bytes)
         exchange.bytes_in = len(raw)
         call = exchange.call = parse(raw, exchange.endpoint, key, client.headers)
+        idempotency = idempotency_of(client.headers, exchange.endpoint, raw)
+        del raw  # a stream may last an hour, and a body has megabytes
+        if idempotency is not None and await self._replayed(exchange, client, call, key, idempotency):
+            return
         route = serving.routes.find(call.model, key.scope)
         call = exchange.call = calls.with_defaults(call, route.defaults)
         with self._admit(key, call, exchange) as admission:
-            hold, output_max = self._hold(exchange, key, call, route)
+            self._fallback.check(route)
+            hold, output_max = self._hold(exchange, key, call, route, idempotency)
+            exchange.hold = hold
             reply: Reply | None = None
             async with holding(self.ledger, hold, self.clock), AsyncExitStack() as upstream:
-                exchange.hold = hold
                 try:
-                    answer = await self._open(upstream, exchange, route, call, output_max)
+                    answer = await self._fallback.open(
+                        upstream, exchange, route, call, output_max, self._fraction()
+                    )
                     reply = answer.reply
                     headers = answer_headers(exchange, admission, answer, output_max)
                     client.begin(reply.status, headers)
                     await self._pump(exchange, client, answer)
                 finally:
-                    self._account(exchange, reply, route, hold)
+                    self.in_flight[exchange] = None
+                    self._account(exchange, client, reply, route, hold)
                     admission.used(exchange.usage.total, self.monotonic())
             if not client.begun:
-                headers["x-tokenhub-cost-usd"] = format_usd(exchange.cost)
+                headers["x-tokenhub-cost-usd"] = format_usd(exchange.charge)
             # The last bytes, [DONE] among them, are said only now that the books are durable.
             await self._end(exchange, client, reply)
 
@@ -153,7 +158,7 @@ class Relay:
             if isinstance(work, asyncio.Task):
                 exchange.error = error()
                 work.cancel()
-            else:
+            elif work is not None:
                 work.cut(error())
 
     # --- the steps, in their order
@@ -175,11 +180,54 @@ class Relay:
                 raise IpNotAllowed("This key may not be used from your address.", reason=client.peer)
         return key
 
+    async def _replayed(
+        self, exchange: Exchange, client: Client, call: Call, key: Key, idempotency: tuple[str, bytes]
+    ) -> bool:
+        """Tell how a call ended that had this Idempotency-Key before; it is not made, or paid, again.
+
+        Answers are not kept, so what is told is the receipt: as the body of a whole answer, as an
+        error event of a stream, which the official SDKs would else take for an empty success.
+        """
+        text, digest = idempotency
+        known = self.ledger.remembered(key.id, text)
+        if known is None or known.at < exchange.started_at - REMEMBERED_S:
+            return False
+        if known.digest != digest:
+            raise InvalidRequest(
+                "This Idempotency-Key was used with another body.", reason=f"idempotency {known.request_id}"
+            )
+        receipt = await self.ledger.receipt(known.request_id)
+        if known.status == "held" or receipt is None or receipt.status == "held":
+            raise IdempotencyConflict(
+                f"A call with this Idempotency-Key is still running: {known.request_id}.",
+                reason=f"idempotency {known.request_id}",
+            )
+        ended = IdempotencyConflict(
+            f"The call with this Idempotency-Key has ended: see receipt {known.request_id}.",
+            reason=f"idempotency {known.request_id}",
+            should_retry=False,
+        )
+        exchange.notes["idem_replay"] = known.request_id
+        if known.http_status != 200:
+            raise ended
+        exchange.status = known.http_status
+        headers = {"x-request-id": exchange.id, "x-tokenhub-replayed": "true"}
+        if call.stream:
+            body = sse.encode(ended.body(known.request_id))
+            client.begin(exchange.status, {"content-type": "text/event-stream; charset=utf-8", **headers})
+        else:
+            body = receipt_json(receipt)
+            client.begin(exchange.status, {"content-type": "application/json", **headers})
+        await client.end(body)
+        return True
+
     def _admit(self, key: Key, call: Call, exchange: Exchange) -> Admission:
         tokens = call.input_estimate(0) + (call.output_max or 0) * call.choices
         return self.limits.admit(key.id, key.scope, tokens, exchange.started_s)
 
-    def _hold(self, exchange: Exchange, key: Key, call: Call, route: Route) -> tuple[Hold, int | None]:
+    def _hold(
+        self, exchange: Exchange, key: Key, call: Call, route: Route, idempotency: tuple[str, bytes] | None
+    ) -> tuple[Hold, int | None]:
         """The most that this call can cost, and the output limit to send with it, if any."""
         now, quota = exchange.started_at, key.scope.quota_nanos
         amount, output_max = route.bound(call, self.left(key, now))
@@ -193,6 +241,7 @@ class Relay:
             window=None if quota is None else keys.period_name(key.name, key.scope.quota_per, now),
             window_limit=quota,
             stream=call.stream,
+            idempotency=idempotency,
         )
         return hold, output_max
 
@@ -207,96 +256,44 @@ class Relay:
             left = in_window if left is None else min(left, in_window)
         return left
 
-    async def _open(
-        self,
-        upstream: AsyncExitStack,
-        exchange: Exchange,
-        route: Route,
-        call: Call,
-        output_max: int | None,
-    ) -> Answer:
-        """The first target that begins to answer. Fallback lives here, and only here."""
-        failure: ProxyError | None = None
-        for target in route.order(self._fraction()):
-            try:
-                return await self._ask(upstream, exchange, target, route, call, output_max)
-            except UpstreamUnavailable as error:
-                exchange.attempts.append(f"{target.upstream.name}:{error.upstream_status or error.kind}")
-                failure = worse(failure, error)
-            except Unsayable as unsayable:
-                exchange.attempts.append(f"{target.upstream.name}:{unsayable.refusal.param or 'refused'}")
-                failure = failure or unsayable.refusal
-        assert failure is not None, "a route has at least one target"
-        raise failure
-
-    async def _ask(
-        self,
-        upstream: AsyncExitStack,
-        exchange: Exchange,
-        target: Target,
-        route: Route,
-        call: Call,
-        output_max: int | None,
-    ) -> Answer:
-        """Ask one target and wait until it has said something that can be committed."""
-        dialect = self.dialects[target.upstream.dialect]
-        credentials = target.upstream.credentials
-        asking = Asking(
-            target=target,
-            credential=credentials[0] if credentials else None,
-            at_s=self.clock(),
-            output_max=output_max,
-            output_default=route.output_max or OUTPUT_MAX_ASSUMED,
-        )
-        try:
-            target.check(call)
-            outgoing = dialect.request(call, asking)
-        except InvalidRequest as refusal:
-            raise Unsayable(refusal) from None
-        exchange.upstream, exchange.upstream_model = target.upstream.name, target.model
-        context = self._transport(target).send(outgoing)
-        incoming = await context.__aenter__()
-        try:
-            reply = dialect.reply(call, asking, incoming.status, incoming.headers)
-            opening = Opening(reply)
-            ended = await incoming.pump(opening)
-            if ended:
-                opening(b"")
-        except BaseException:
-            await context.__aexit__(*sys.exc_info())
-            raise
-        upstream.push_async_exit(context)
-        exchange.first_byte_s = self.monotonic()
-        exchange.attempts.append(f"{target.upstream.name}:{incoming.status}")
-        return Answer(target, incoming, reply, opening.said, ended, outgoing.dropped)
-
     async def _pump(self, exchange: Exchange, client: Client, answer: Answer) -> None:
         """All but the ending, from the upstream's reads straight to the client's socket."""
         reply, incoming = answer.reply, answer.incoming
         if answer.opening:
             client.write(answer.opening)
-        if answer.ended:
-            return
-        client.source = self.in_flight[exchange] = incoming
+            answer.opening = b""
         try:
-            if reply.done:
-                incoming.linger(LINGER_S)
-            if await incoming.pump(partial(forward, reply, client, incoming)) and not reply.done:
-                client.write(reply.feed(b""))
+            if not answer.ended:
+                await self._forward(exchange, client, reply, incoming)
         except ProxyError as error:
             exchange.error = error  # it is told in the stream, after the books
         finally:
             client.source = None
+        if reply.finished:
+            exchange.error = None  # whatever broke after the model had finished
+        elif exchange.error is None:
+            exchange.error = UpstreamUnavailable(
+                "The upstream ended its answer too early.", kind="no_finish", executed=True
+            )
 
-    def _account(self, exchange: Exchange, reply: Reply | None, route: Route, hold: Hold) -> None:
+    async def _forward(self, exchange: Exchange, client: Client, reply: Reply, incoming: Incoming) -> None:
+        client.source = self.in_flight[exchange] = incoming
+        if reply.done:
+            incoming.linger(LINGER_S)
+        if await incoming.pump(partial(forward, reply, client, incoming)) and not reply.done:
+            client.write(reply.feed(b""))
+
+    def _account(
+        self, exchange: Exchange, client: Client, reply: Reply | None, route: Route, hold: Hold
+    ) -> None:
         """Note how the hold ends: by what was produced, however we got here."""
         error = sys.exc_info()[1]
         if isinstance(error, ProxyError):
             exchange.error = error
-        elif isinstance(error, asyncio.CancelledError):
-            exchange.gone = "ttfb" if reply is None else "stream"
-            if isinstance(exchange.error, ShuttingDown):
-                exchange.gone = ""
+        elif isinstance(error, asyncio.CancelledError) and not isinstance(exchange.error, ShuttingDown):
+            exchange.gone = "write_timeout" if client.stalled else exchange.phase
+        elif isinstance(error, Exception):
+            exchange.error = InternalError()
         produced = reply is not None and (reply.begun or reply.finished)
         if reply is not None and produced:
             exchange.usage = reply.usage
@@ -306,50 +303,26 @@ class Relay:
         hold.end(exchange.ending(produced, self.clock()))
 
     async def _end(self, exchange: Exchange, client: Client, reply: Reply) -> None:
-        if reply.finished:
-            exchange.error = None  # whatever broke after the model had finished
+        error = exchange.error
+        if error is None:
             await client.end(reply.close())
             return
-        error = exchange.error or UpstreamUnavailable(
-            "The upstream ended its answer too early.", kind="no_finish", executed=True
-        )
-        exchange.error = error
         exchange.notes["truncated"] = 1
+        if not client.begun:
+            raise error
         await client.abort(reply.close(error, exchange.id))
 
     async def _refuse(self, exchange: Exchange, client: Client, error: ProxyError) -> None:
         exchange.error = error
-        exchange.status = error.http_status
         if client.begun:
             await client.abort(b"")  # the books failed us after the first byte
             return
-        if isinstance(error, LedgerUnavailable) and exchange.first_byte_s is not None:
-            error.should_retry = False  # the upstream has done the work
+        exchange.status = error.http_status
+        if exchange.upstream and isinstance(error, (LedgerUnavailable, ShuttingDown)):
+            error.should_retry = False  # the upstream may have done the work
         headers = {"content-type": "application/json", "x-request-id": exchange.id, **error.headers()}
         client.begin(error.http_status, headers)
         await client.end(error.body(exchange.id))
-
-
-class Unsayable(Exception):
-    """One target can't be told this call; another one may."""
-
-    def __init__(self, refusal: InvalidRequest) -> None:
-        super().__init__(refusal.message)
-        self.refusal = refusal
-
-
-class Opening:
-    """The sink until the reply says its first bytes."""
-
-    __slots__ = ("_reply", "said")
-
-    def __init__(self, reply: Reply) -> None:
-        self._reply = reply
-        self.said = b""
-
-    def __call__(self, data: bytes) -> bool | None:
-        self.said += self._reply.feed(data)
-        return HOLD if self.said or self._reply.done else None
 
 
 def forward(reply: Reply, client: Client, incoming: Incoming, data: bytes) -> None:
@@ -372,15 +345,17 @@ def parse(raw: bytes, endpoint: str, key: Key, headers: RequestHeaders) -> Call:
     )
 
 
-def worse(first: ProxyError | None, second: UpstreamUnavailable) -> UpstreamUnavailable:
-    """What to tell when several targets failed: the last failure, and the soonest retry."""
-    if not isinstance(first, UpstreamUnavailable):
-        return second
-    waits = [wait for wait in (first.retry_after_s, second.retry_after_s) if wait is not None]
-    second.retry_after_s = min(waits, default=None)
-    if first.executed:
-        second.executed, second.should_retry = True, False
-    return second
+def idempotency_of(headers: RequestHeaders, endpoint: str, raw: bytes) -> tuple[str, bytes] | None:
+    """The client's Idempotency-Key and what it stands for: the endpoint and the body."""
+    text = headers.get("Idempotency-Key")
+    if not text:
+        return None
+    if len(text) > IDEMPOTENCY_KEY_LENGTH_MAX or not (text.isascii() and text.isprintable()):
+        raise InvalidRequest(
+            f"Idempotency-Key must be printable ASCII and at most {IDEMPOTENCY_KEY_LENGTH_MAX} characters.",
+            param="Idempotency-Key",
+        )
+    return text, sha256(endpoint.encode() + b"\n" + raw).digest()
 
 
 def answer_headers(

@@ -7,7 +7,6 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
@@ -28,8 +27,8 @@ from tokenhub_proxy.errors import (
     shown,
 )
 from tokenhub_proxy.keys import Key
-from tokenhub_proxy.ledger import Receipt
 from tokenhub_proxy.prices import format_usd, format_usd_per_token
+from tokenhub_proxy.receipts import receipt_json, timestamp
 from tokenhub_proxy.relay import Relay
 from tokenhub_proxy.routes import Route
 
@@ -186,7 +185,7 @@ class Application:
         receipt = await self._relay.ledger.receipt(id)
         if receipt is None or receipt.account != key.account:
             raise NotFound(f"There is no receipt {shown(id)}.")
-        return _json(receipt_object(receipt))
+        return Page(receipt_json(receipt))
 
     async def _healthz(self, client: AiohttpClient, path: str) -> Page:
         return _json({"status": "ok"})
@@ -254,38 +253,6 @@ def key_object(key: Key, relay: Relay) -> dict[str, Any]:
         "ips": list(scope.ips),
         "expires_at": None if scope.expires_at is None else timestamp(scope.expires_at),
     }
-
-
-def receipt_object(receipt: Receipt) -> dict[str, Any]:
-    """A receipt as `/v1/receipts/{id}` shows it."""
-    usage = receipt.usage
-    return {
-        "request_id": receipt.request_id,
-        "status": receipt.status,
-        "model": receipt.model,
-        "upstream": receipt.upstream or None,
-        "usage": None
-        if usage is None
-        else {
-            "input_tokens": usage.input,
-            "cached_tokens": usage.cached,
-            "cache_write_tokens": usage.cache_write,
-            "output_tokens": usage.output,
-            "reasoning_tokens": usage.reasoning,
-        },
-        "estimated": usage is not None and receipt.status == "settled" and not usage.reported,
-        "reason": receipt.reason or None,
-        "hold_usd": format_usd(receipt.hold),
-        "cost_usd": format_usd(receipt.cost),
-        "attempts": list(receipt.attempts),
-        "started_at": timestamp(receipt.started_at),
-        "ended_at": None if receipt.ended_at is None else timestamp(receipt.ended_at),
-    }
-
-
-def timestamp(at: float) -> str:
-    """Seconds since 1970 as RFC 3339 in UTC, with milliseconds."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 async def listen(application: Application, host: str, port: int) -> tuple[Server, asyncio.Server]:

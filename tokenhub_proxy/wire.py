@@ -116,6 +116,11 @@ class Client(Protocol):
     begun: bool  # the head of the answer is written
     source: Incoming | None  # paused while this client can't keep up
 
+    @property
+    def stalled(self) -> bool:
+        """It took nothing for so long that its connection was closed."""
+        ...
+
     async def body(self, bytes_max: int) -> bytes:
         """The whole request body. Raises RequestTooLarge, RequestTimeout, UnsupportedMediaType."""
         ...

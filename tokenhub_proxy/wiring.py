@@ -77,6 +77,10 @@ class Transports:
     def __call__(self, target: Target) -> Transport:
         return self._scripted.get(target.upstream.dialect, self._live)
 
+    def retain(self, config: Config) -> None:
+        """After a reload: let go of the connections to upstreams that are gone."""
+        self._live.retain(config.upstreams.values())
+
     async def aclose(self) -> None:
         await self._live.aclose()
 
@@ -123,12 +127,14 @@ class Proxy:
         await self.ledger.declare(config.keys, config.accounts)
         self.config = config
         self.relay.serving = serving
+        self._transports.retain(config)
         self.application.cors_origins = config.cors_origins
 
     async def stop(self, drain_s: float = DRAIN_S, hurry: asyncio.Event | None = None) -> None:
         """Refuse what is new, let streams end, cut the rest, settle everything, close the books."""
         self.relay.draining = True
         self._listener.close()
+        self._server.retire()
         await self._drained(drain_s, hurry)
         self.relay.cut(ShuttingDown)
         await self._drained(CUT_S, None)

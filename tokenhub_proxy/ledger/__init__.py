@@ -20,6 +20,9 @@ UPSTREAM = "upstream:"
 # the settlement is written when storage returns.
 ENDING_WAIT_S = 10.0
 
+# An Idempotency-Key is remembered so long.
+REMEMBERED_S = 24 * 3600.0
+
 # Which module opens the books of a URL's scheme; imported when it is chosen, by wiring alone.
 LEDGERS = {"sqlite": "tokenhub_proxy.ledger.sqlite"}
 

@@ -8,6 +8,7 @@ from tokenhub_proxy.errors import IdempotencyConflict, InsufficientQuota, Invali
 from tokenhub_proxy.keys import Key
 from tokenhub_proxy.ledger import (
     DEFAULT_ACCOUNT,
+    REMEMBERED_S,
     Account,
     Ending,
     Hold,
@@ -22,8 +23,7 @@ from tokenhub_proxy.prices import format_usd
 # held amount both fit a row's signed 64 bits.
 BALANCE_MAX = 4 * 10**18
 ACCOUNT_LENGTH_MAX = 128
-# An Idempotency-Key is remembered so long, and so many of them at most (about 300 bytes each).
-REMEMBERED_S = 24 * 3600.0
+# So many Idempotency-Keys are remembered at most (about 300 bytes each).
 REMEMBERED_MAX = 200_000
 # Windows used in this time are in memory. It spans the longest period that ends, a month, and
 # leaves a week for clocks that jump.

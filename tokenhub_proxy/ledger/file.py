@@ -10,8 +10,16 @@ from collections.abc import Callable
 from typing import Literal
 
 from tokenhub_proxy.keys import Key
-from tokenhub_proxy.ledger import Account, Hold, LedgerInUse, LedgerRefused, Remembered, Window
-from tokenhub_proxy.ledger.books import REMEMBERED_S, WINDOW_KEPT_S, Books
+from tokenhub_proxy.ledger import (
+    REMEMBERED_S,
+    Account,
+    Hold,
+    LedgerInUse,
+    LedgerRefused,
+    Remembered,
+    Window,
+)
+from tokenhub_proxy.ledger.books import WINDOW_KEPT_S, Books
 from tokenhub_proxy.ledger.rows import KEY_COLUMNS, Connection, error_name, read_key
 from tokenhub_proxy.ledger.schema import APPLICATION_ID, MIGRATIONS, VERSION
 from tokenhub_proxy.prices import Price

@@ -11,8 +11,7 @@ import orjson
 
 from tokenhub_proxy.errors import InternalError, InvalidRequest
 from tokenhub_proxy.keys import Key, Scope
-from tokenhub_proxy.ledger import UPSTREAM, WRITEOFF, Entry
-from tokenhub_proxy.ledger.books import REMEMBERED_S
+from tokenhub_proxy.ledger import REMEMBERED_S, UPSTREAM, WRITEOFF, Entry
 from tokenhub_proxy.ledger.changes import Booked, Change, Ended, KeyPut, Opened, Placed
 
 DAY_S = 86400

@@ -1,0 +1,199 @@
+"""The targets of a route, asked one after the other until one begins to answer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from tokenhub_proxy.calls import Call
+from tokenhub_proxy.dialects import Asking, Dialect, Reply
+from tokenhub_proxy.errors import InvalidRequest, ProxyError, UpstreamUnavailable
+from tokenhub_proxy.exchange import Exchange
+from tokenhub_proxy.health import CREDENTIAL_STATUSES, Health
+from tokenhub_proxy.routes import OUTPUT_MAX_ASSUMED, Route, Target
+from tokenhub_proxy.wire import HOLD, Incoming, Transport
+
+
+@dataclass(slots=True)
+class Answer:
+    """An upstream that has begun to answer: `opening` is what it said first."""
+
+    target: Target
+    incoming: Incoming
+    reply: Reply
+    opening: bytes
+    ended: bool
+    dropped: tuple[str, ...]
+
+
+class Fallback:
+    """Finds the first target that begins to answer. Fallback lives here, and only here."""
+
+    def __init__(
+        self,
+        transport: Callable[[Target], Transport],
+        dialects: Mapping[str, Dialect],
+        health: Health,
+        *,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._transport = transport
+        self._dialects = dialects
+        self._health = health
+        self._clock = clock
+        self._monotonic = monotonic
+
+    async def open(
+        self,
+        upstream: AsyncExitStack,
+        exchange: Exchange,
+        route: Route,
+        call: Call,
+        output_max: int | None,
+        fraction: float,
+    ) -> Answer:
+        """The answer of the first target that begins one; `upstream` closes it.
+
+        Raises the upstream's own refusal of the request at once, and the failure of the last
+        target when all have failed.
+        """
+        failure: ProxyError | None = None
+        for target in route.order(fraction):
+            down = self._down(target)
+            if down is not None:
+                exchange.attempts.append(f"{target.upstream.name}:{down.kind}")
+                failure = worse(failure, down)
+                continue
+            for _ in target.upstream.credentials or (None,):  # each at most once
+                credential = self._health.credential(target.upstream, self._monotonic())
+                try:
+                    return await self._ask(upstream, exchange, target, credential, route, call, output_max)
+                except Unsayable as unsayable:
+                    exchange.attempts.append(f"{target.upstream.name}:{unsayable.refusal.param or 'refused'}")
+                    failure = failure or unsayable.refusal
+                    break
+                except UpstreamUnavailable as error:
+                    self._health.failed(target, credential, error, self._monotonic())
+                    outcome = error.upstream_status if error.reason == "status" else error.reason
+                    exchange.attempts.append(f"{target.upstream.name}:{outcome}")
+                    failure = worse(failure, error)
+                    if not self._another_may_do(target, error):
+                        break
+                except ProxyError as refusal:
+                    said = refusal.reason.removeprefix("upstream_status=") or refusal.code
+                    exchange.attempts.append(f"{target.upstream.name}:{said}")
+                    if isinstance(failure, UpstreamUnavailable) and failure.executed:
+                        refusal.should_retry = False
+                    raise
+        assert failure is not None, "a route has at least one target"
+        raise failure
+
+    def check(self, route: Route) -> None:
+        """Raise UpstreamUnavailable where no target is worth asking now: nothing is held for that."""
+        failure: UpstreamUnavailable | None = None
+        for target in route.targets:
+            down = self._down(target)
+            if down is None:
+                return
+            failure = worse(failure, down)
+        if failure is not None:
+            raise failure
+
+    def _down(self, target: Target) -> UpstreamUnavailable | None:
+        wait_s = self._health.wait_s(target, self._monotonic())
+        return UpstreamUnavailable(kind="breaker", retry_after_s=wait_s) if wait_s > 0 else None
+
+    def _another_may_do(self, target: Target, error: UpstreamUnavailable) -> bool:
+        """True when the failure was one credential's, and the upstream has one that is not cooling down."""
+        if error.upstream_status not in CREDENTIAL_STATUSES:
+            return False
+        return self._health.spare(target.upstream, self._monotonic())
+
+    async def _ask(
+        self,
+        upstream: AsyncExitStack,
+        exchange: Exchange,
+        target: Target,
+        credential: str | None,
+        route: Route,
+        call: Call,
+        output_max: int | None,
+    ) -> Answer:
+        """Ask one target and wait until it has said something that can be committed."""
+        dialect = self._dialects[target.upstream.dialect]
+        asking = Asking(
+            target=target,
+            credential=credential,
+            at_s=self._clock(),
+            output_max=output_max,
+            output_default=route.output_max or OUTPUT_MAX_ASSUMED,
+        )
+        try:
+            target.check(call)
+            outgoing = dialect.request(call, asking)
+        except InvalidRequest as refusal:
+            raise Unsayable(refusal) from None
+        exchange.upstream, exchange.upstream_model = target.upstream.name, target.model
+        breaker = self._health.breaker(target)
+        breaker.ask()
+        try:
+            context = self._transport(target).send(outgoing)
+            incoming = await context.__aenter__()
+            try:
+                reply = dialect.reply(call, asking, incoming.status, incoming.headers)
+                opening = Opening(reply)
+                ended = await incoming.pump(opening)
+                if ended:
+                    opening(b"")
+            except BaseException:
+                await context.__aexit__(*sys.exc_info())
+                raise
+        except UpstreamUnavailable:
+            raise
+        except ProxyError:
+            breaker.succeeded()  # it answered: the fault is the request's
+            raise
+        except BaseException:
+            breaker.left()
+            raise
+        breaker.succeeded()
+        upstream.push_async_exit(context)
+        exchange.first_byte_s = self._monotonic()
+        exchange.attempts.append(f"{target.upstream.name}:{incoming.status}")
+        return Answer(target, incoming, reply, opening.said, ended, outgoing.dropped)
+
+
+class Unsayable(Exception):
+    """One target can't be told this call; another one may."""
+
+    def __init__(self, refusal: InvalidRequest) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+class Opening:
+    """The sink until the reply says its first bytes."""
+
+    __slots__ = ("_reply", "said")
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self.said = b""
+
+    def __call__(self, data: bytes) -> bool | None:
+        self.said += self._reply.feed(data)
+        return HOLD if self.said or self._reply.done else None
+
+
+def worse(first: ProxyError | None, second: UpstreamUnavailable) -> UpstreamUnavailable:
+    """What to tell when several targets failed: the last failure, and the soonest retry."""
+    if not isinstance(first, UpstreamUnavailable):
+        return second
+    waits = [wait for wait in (first.retry_after_s, second.retry_after_s) if wait is not None]
+    second.retry_after_s = min(waits, default=None)
+    if first.executed:
+        second.executed, second.should_retry = True, False
+    return second
