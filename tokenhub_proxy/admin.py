@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, cast
 
 from tokenhub_proxy import keys
+from tokenhub_proxy.config import values
 from tokenhub_proxy.errors import InvalidRequest, NotFound, shown
 from tokenhub_proxy.explain import explain
 from tokenhub_proxy.keys import Key, Period, Scope
-from tokenhub_proxy.ledger import DEFAULT_ACCOUNT, Account, Entry, UsageBy
-from tokenhub_proxy.ledger.sqlite import SqliteLedger
+from tokenhub_proxy.ledger import DEFAULT_ACCOUNT, Account, Entry, Ledger, UsageBy
 from tokenhub_proxy.prices import format_usd, parse_usd
 from tokenhub_proxy.receipts import timestamp
 from tokenhub_proxy.relay import Relay
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DURATION = re.compile(r"(\d{1,6})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 # A scope's numbers above this are a slip of the hand.
@@ -36,7 +35,7 @@ class Administration:
 
     def __init__(
         self,
-        ledger: SqliteLedger,
+        ledger: Ledger,
         relay: Relay,
         *,
         clock: Callable[[], float],
@@ -46,14 +45,16 @@ class Administration:
         self._relay = relay
         self._clock = clock
         self._randomness = randomness
+        # A key is read, changed and written: two changes of one key must not meet in between.
+        self._changing = asyncio.Lock()
         self.verbs: dict[str, Verb] = {
-            "keys create": self.keys_create,
+            "keys create": self._alone(self.keys_create),
             "keys list": self.keys_list,
             "keys show": self.keys_show,
-            "keys update": self.keys_update,
-            "keys rotate": self.keys_rotate,
-            "keys revoke": self.keys_revoke,
-            "accounts create": self.accounts_create,
+            "keys update": self._alone(self.keys_update),
+            "keys rotate": self._alone(self.keys_rotate),
+            "keys revoke": self._alone(self.keys_revoke),
+            "accounts create": self._alone(self.accounts_create),
             "accounts list": self.accounts_list,
             "accounts credit": self.accounts_credit,
             "accounts debit": self.accounts_debit,
@@ -63,12 +64,23 @@ class Administration:
             "explain": self.explain,
         }
 
+    def _alone(self, verb: Verb) -> Verb:
+        async def alone(arguments: Arguments) -> Any:
+            async with self._changing:
+                return await verb(arguments)
+
+        return alone
+
     # --- keys
 
     async def keys_create(self, arguments: Arguments) -> Any:
         name = checked_name(arguments.get("name"))
-        if any(key.name == name for key in self._ledger.list_keys()):
-            raise InvalidRequest(f"There is a key {name!r} already; rotate or update it.", param="name")
+        for key in self._ledger.list_keys():
+            if key.name == name:
+                advice = (
+                    "rotate or update it" if key.revoked_at is None else "it is revoked; take another name"
+                )
+                raise InvalidRequest(f"There is a key {name!r} already: {advice}.", param="name")
         account = arguments.get("account") or DEFAULT_ACCOUNT
         self._account(account)
         secret = keys.mint(self._randomness(keys.RANDOM_BYTES))
@@ -91,6 +103,8 @@ class Administration:
 
     async def keys_update(self, arguments: Arguments) -> Any:
         key = self._key(arguments.get("name"))
+        if all(value is None for name, value in arguments.items() if name != "name"):
+            raise InvalidRequest("Say what to change.")
         account = arguments.get("account") or key.account
         self._account(account)
         key = replace(key, account=account, scope=scope_of(arguments, key.scope, self._clock()))
@@ -196,7 +210,7 @@ class Administration:
         if by not in ("key", "model", "upstream", "day"):
             raise InvalidRequest("usage is by key, model, upstream or day.", param="by")
         since = arguments.get("since")
-        rows = await self._ledger.usage(cast(UsageBy, by), moment(since) if since else 0.0)
+        rows = await self._ledger.usage(cast(UsageBy, by), moment(since, self._clock(), -1) if since else 0.0)
         return [
             {
                 by: row.name,
@@ -205,6 +219,7 @@ class Administration:
                 "cached_tokens": row.usage.cached,
                 "cache_write_tokens": row.usage.cache_write,
                 "output_tokens": row.usage.output,
+                "reasoning_tokens": row.usage.reasoning,
                 "cost_usd": format_usd(row.cost),
             }
             for row in rows
@@ -230,18 +245,17 @@ class Administration:
 
 def checked_name(name: object) -> str:
     """The name of a key or an account. Raises InvalidRequest."""
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise InvalidRequest(
-            "A name has 1 to 64 letters, digits, dots, dashes and underscores.", param="name"
-        )
-    return name
+    try:
+        return values.name(str(name))
+    except ValueError as error:
+        raise InvalidRequest(f"{shown(str(name))}: {error}.", param="name") from None
 
 
 def scope_of(arguments: Arguments, scope: Scope, now: float) -> Scope:
     """The scope with what the arguments change; "none" lifts a limit."""
     changes: dict[str, Any] = {}
     if (models := arguments.get("models")) is not None:
-        changes["models"] = listed(models) or ("*",)
+        changes["models"] = listed(models, "models")
     if (ips := arguments.get("ips")) is not None:
         changes["ips"] = networks(ips)
     if (quota := arguments.get("quota")) is not None:
@@ -250,20 +264,26 @@ def scope_of(arguments: Arguments, scope: Scope, now: float) -> Scope:
         if (limit := arguments.get(name)) is not None:
             changes[name] = rate(limit, name)
     if (expires := arguments.get("expires")) is not None:
-        changes["expires_at"] = None if expires == "none" else moment(expires, now)
+        changes["expires_at"] = None if expires == "none" else moment(expires, now, +1)
+        if changes["expires_at"] is not None and changes["expires_at"] <= now:
+            raise InvalidRequest("That time is over; to end a key, revoke it.", param="expires")
     if arguments.get("test") is not None:
         changes["test"] = bool(arguments["test"])
     return replace(scope, **changes)
 
 
-def listed(text: object) -> tuple[str, ...]:
-    """The parts of a comma-separated text, or of a list."""
+def listed(text: object, param: str) -> tuple[str, ...]:
+    """The parts of a comma-separated text, or of a list. An empty one is a slip, not a limit lifted."""
     parts = text if isinstance(text, list) else str(text).split(",")
-    return tuple(part.strip() for part in parts if part.strip())
+    found = tuple(str(part).strip() for part in parts)
+    if not all(found) or not found:
+        raise InvalidRequest(f"{param} has an empty part.", param=param)
+    return found
 
 
 def networks(text: object) -> tuple[str, ...]:
-    found = () if text == "none" else listed(text)
+    """Addresses and ranges; `none` lifts the list."""
+    found = () if text == "none" else listed(text, "ips")
     try:
         keys.Networks(found)
     except ValueError as error:
@@ -275,13 +295,16 @@ def quota_of(text: object) -> tuple[int | None, Period]:
     """`20.00/month` as nanodollars and a period; `none` lifts the quota."""
     if text == "none":
         return None, "total"
-    amount, _, per = str(text).partition("/")
-    if (per or "total") not in ("day", "week", "month", "total"):
+    amount, slash, per = str(text).partition("/")
+    if not slash:
+        per = "total"
+    if per not in ("day", "week", "month", "total"):
         raise InvalidRequest("A quota is per day, week, month or total, as in 20.00/month.", param="quota")
-    return usd(amount, "quota"), cast(Period, per or "total")
+    return usd(amount, "quota"), cast(Period, per)
 
 
 def usd(text: object, param: str) -> int:
+    """Nanodollars of a decimal text."""
     try:
         return parse_usd(str(text))
     except ValueError as error:
@@ -289,9 +312,10 @@ def usd(text: object, param: str) -> int:
 
 
 def rate(text: object, param: str) -> int | None:
+    """A limit, or `none`."""
     if text == "none":
         return None
-    if not str(text).isdecimal() or not 1 <= int(str(text)) <= RATE_MAX:
+    if not (str(text).isascii() and str(text).isdecimal()) or not 1 <= int(str(text)) <= RATE_MAX:
         raise InvalidRequest(f"{param} is a whole number from 1, or none.", param=param)
     return int(str(text))
 
@@ -304,15 +328,16 @@ def duration_s(text: object) -> float:
     return int(match[1]) * _SECONDS[match[2]]
 
 
-def moment(text: object, now: float | None = None) -> float:
-    """A date (its start, UTC), an RFC 3339 time, or with `now` a duration from then."""
-    if now is not None and _DURATION.fullmatch(str(text)):
-        return now + duration_s(text)
+def moment(text: object, now: float, sign: int) -> float:
+    """A date (its start, UTC), a time with its zone, or a duration from now on (+1) or ago (-1)."""
+    if _DURATION.fullmatch(str(text)):
+        return now + sign * duration_s(text)
     try:
-        found = datetime.fromisoformat(str(text))
+        return values.expires(str(text))
     except ValueError:
-        raise InvalidRequest(f"{shown(str(text))} is no date such as 2027-01-01.") from None
-    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+        raise InvalidRequest(
+            f"{shown(str(text))} is neither a date such as 2027-01-01 nor 30m, 24h, 7d."
+        ) from None
 
 
 def account_object(account: Account) -> dict[str, Any]:

@@ -5,30 +5,40 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from tokenhub_proxy.config import Config
+    from tokenhub_proxy.routes import Upstream
 
 # Exit codes that scripts rely on: 1 says that something was found or failed, 2 that the command or
 # the config is wrong, 3 that the ledger refuses to open.
-FOUND, WRONG, LEDGER_REFUSED = 1, 2, 3
+FOUND, WRONG, LEDGER_REFUSED, INTERRUPTED = 1, 2, 3, 130
 CONFIG_FILE = "config.yaml"
+LEDGER_URL = "sqlite:///tokenhub.db"
+# Verbs that only read: they make no new ledger where there is none.
+READING = frozenset(
+    {"keys list", "keys show", "accounts list", "usage", "ledger verify", "ledger backup", "ledger export"}
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives its exit code."""
     arguments = parser().parse_args(argv)
+    # Balances and digests are the operator's alone: the ledger, its log, its socket, its backups.
+    os.umask(0o077)
     try:
         code: int = arguments.run(arguments)
+        sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has had enough of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FOUND
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     return code
 
 
@@ -68,7 +78,9 @@ def _add(commands: Any, name: str, run: Any, help: str, *, ledger: bool = True) 
         "--config", metavar="FILE", help="the config; default $TOKENHUB_CONFIG, else ./config.yaml"
     )
     if ledger:
-        command.add_argument("--ledger", metavar="URL", help="the ledger, in place of the config's")
+        command.add_argument(
+            "--ledger", metavar="URL", help="the ledger or its file, in place of the config's"
+        )
     command.set_defaults(run=run)
     return command
 
@@ -99,16 +111,18 @@ def _add_keys(commands: Any) -> None:
         command = _verb(group, "keys", name, help)
         command.add_argument("name", metavar="NAME")
         command.add_argument("--account", metavar="A", help="who pays; default the account 'default'")
-        command.add_argument("--models", metavar="P,P", help="shell-style patterns of models")
+        command.add_argument("--models", metavar="P,P", help="shell-style patterns of models; default *")
         command.add_argument("--ips", metavar="C,C", help="addresses and CIDR ranges, or none")
         command.add_argument(
             "--quota", metavar="20.00/month", help="USD per day, week, month or total; or none"
         )
-        command.add_argument("--requests-per-minute", metavar="N")
-        command.add_argument("--tokens-per-minute", metavar="N")
-        command.add_argument("--concurrent", metavar="N", help="calls at a time")
+        command.add_argument("--requests-per-minute", metavar="N", help="a limit, or none")
+        command.add_argument("--tokens-per-minute", metavar="N", help="a limit, or none")
+        command.add_argument("--concurrent", metavar="N", help="calls at a time, or none")
         command.add_argument("--expires", metavar="WHEN", help="2027-01-01, or 30m from now; or none")
-        command.add_argument("--test", action="store_true", default=None, help="may ask for scripted faults")
+        command.add_argument(
+            "--test", action=argparse.BooleanOptionalAction, help="the key may ask for scripted faults"
+        )
     _verb(group, "keys", "list", "show all keys")
     _verb(group, "keys", "show", "show one key").add_argument("name", metavar="NAME")
     rotate = _verb(group, "keys", "rotate", "give a key a new secret and show it, once")
@@ -140,7 +154,7 @@ def _add_reports(commands: Any) -> None:
     usage = _add(commands, "usage", _ask_verb, "spend and tokens")
     usage.set_defaults(verb="usage")
     usage.add_argument("--by", choices=("key", "model", "upstream", "day"), default="key")
-    usage.add_argument("--since", metavar="D", help="whole days from this date on")
+    usage.add_argument("--since", metavar="D", help="whole days from 2026-11-01 on, or from 7d ago on")
     form = usage.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print CSV")
     form.add_argument("--json", action="store_true", help="print JSON")
@@ -165,53 +179,68 @@ def _verb(group: Any, noun: str, name: str, help: str) -> argparse.ArgumentParse
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from tokenhub_proxy import serve
+    with _without_authorities():
+        from tokenhub_proxy import serve
 
     return serve.run(arguments.config, arguments.listen, arguments.ledger)
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from tokenhub_proxy.config.describe import describe
+    from tokenhub_proxy import tables
+    from tokenhub_proxy.config import ConfigError, describe
 
-    config = load_config(arguments.config)
-    if config is None:
+    path = config_path(arguments.config)
+    if path is None:
         fail(WRONG, f"There is no config: no --config, no $TOKENHUB_CONFIG, no ./{CONFIG_FILE}.")
-    for warning in config.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(describe(config))
+    try:
+        config = read_config(path)
+    except ConfigError as error:
+        if not arguments.json:
+            fail(WRONG, str(error))
+        print(tables.as_json({"complaints": str(error).splitlines()}))
+        return WRONG
+    print(tables.as_json(describe.summary(config)) if arguments.json else describe.describe(config))
     return 0
 
 
 def _explain(arguments: argparse.Namespace) -> int:
+    from tokenhub_proxy import tables
+
     body = None
     if arguments.body is not None:
         try:
             body = sys.stdin.read() if arguments.body == "-" else Path(arguments.body).read_text()
         except (OSError, ValueError) as error:
-            fail(WRONG, f"{arguments.body}: {error}")
+            fail(WRONG, f"{arguments.body} can't be read: {_cause(error)}.")
     asked = {"key": arguments.key, "model": arguments.model, "ip": arguments.ip, "body": body}
     told = one_result(arguments, "explain", asked)
-    print(told_json(told))
+    print(tables.as_json(told) if arguments.json else tables.explanation(told))
     return FOUND if "refusal" in told else 0
 
 
 def _ask_verb(arguments: argparse.Namespace) -> int:
+    from tokenhub_proxy import tables
+
     left_out = {"run", "verb", "config", "ledger", "json", "csv"}
     asked = {name: value for name, value in vars(arguments).items() if name not in left_out}
     result = one_result(arguments, arguments.verb, asked)
     if arguments.json:
-        print(told_json(result))
+        print(tables.as_json(result))
     elif getattr(arguments, "csv", False):
-        print_csv(result)
+        sys.stdout.write(tables.as_csv(result))
     else:
-        print_table(result)
+        print(tables.table(result))
+    if "secret" in result and sys.stderr.isatty():
+        print("The secret is shown this once; only its digest is kept.", file=sys.stderr)
     return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from tokenhub_proxy import tables
+
     result = one_result(arguments, "ledger verify", {})
     if arguments.json:
-        print(told_json(result))
+        print(tables.as_json(result))
     else:
         print("\n".join(result["differences"]) or "The books add up.")
     return FOUND if result["differences"] else 0
@@ -222,7 +251,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
     for kind, item in results(arguments, "ledger export", {}):
         if kind == "item":
-            print(orjson.dumps(item).decode())
+            sys.stdout.write(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE).decode())
     return 0
 
 
@@ -240,17 +269,29 @@ def results(arguments: argparse.Namespace, verb: str, asked: dict[str, Any]) -> 
     from tokenhub_proxy import control
     from tokenhub_proxy.ledger.file import path_of
 
-    config = load_config(arguments.config)
-    url = arguments.ledger or (config.ledger_url if config is not None else "sqlite:///tokenhub.db")
+    if arguments.ledger is not None:
+        # A running server is asked though ./config.yaml may be broken right now.
+        config, url = None, ledger_url(arguments.ledger)
+    else:
+        config = load_config(arguments.config)
+        url = config.ledger_url if config is not None else LEDGER_URL
+    path = path_of(url)
     try:
-        yield from control.ask(path_of(url), verb, asked)
+        yield from control.ask(path, verb, asked)
     except (ConnectionRefusedError, FileNotFoundError):
         pass
     except control.ControlError as error:
-        fail(WRONG, str(error))
+        fail(WRONG if error.code in ("invalid_request", "not_found") else FOUND, str(error))
+    except OSError as error:
+        fail(FOUND, f"The server that owns {path} can't be asked: {_cause(error)}.")
     else:
         return
-    yield from _results_here(config, url, verb, asked)
+    if not os.path.exists(path):
+        if verb in READING:
+            fail(LEDGER_REFUSED, f"There is no ledger {path} yet; serve makes it.")
+        if verb == "explain":
+            url = "sqlite:///:memory:"
+    yield from _results_here(config or load_config(arguments.config), url, verb, asked)
 
 
 def _results_here(
@@ -258,73 +299,80 @@ def _results_here(
 ) -> Iterator[tuple[str, Any]]:
     import asyncio
 
+    from tokenhub_proxy.config.embedded import embedded
     from tokenhub_proxy.errors import ProxyError
     from tokenhub_proxy.ledger import LedgerRefused
-    from tokenhub_proxy.wiring import administer
 
+    with _without_authorities():
+        from tokenhub_proxy.wiring import administer, ollama_models
+    if config is None:
+        config = embedded(os.environ, ollama_models() if verb == "explain" else ())
     try:
         with asyncio.Runner() as runner:
             answers = administer(config, url, verb, asked)
             while (answer := runner.run(anext(answers, None))) is not None:
                 yield answer
     except ProxyError as error:
-        fail(WRONG, error.message)
+        fail(WRONG if error.http_status < 500 else FOUND, error.message)
     except LedgerRefused as error:
         fail(LEDGER_REFUSED, str(error))
 
 
-def load_config(path: str | None) -> Config | None:
-    """The config of --config, $TOKENHUB_CONFIG or ./config.yaml; None where there is none of them."""
-    from tokenhub_proxy.config import ConfigError, load_file
-    from tokenhub_proxy.wiring import listed_price
+def ledger_url(text: str) -> str:
+    """The ledger of `--ledger`: a URL, or the path of a file."""
+    from tokenhub_proxy.config import values
 
-    named = path or os.environ.get("TOKENHUB_CONFIG")
-    if named is None and not Path(CONFIG_FILE).exists():
-        return None
     try:
-        return load_file(Path(named or CONFIG_FILE), os.environ, listed_price)
+        return values.ledger(text if "://" in text else f"sqlite:///{text}", Path())
+    except ValueError as error:
+        fail(WRONG, f"--ledger: {error}")
+
+
+def config_path(named: str | None) -> Path | None:
+    """The file of --config, $TOKENHUB_CONFIG or ./config.yaml; None where there is none of them."""
+    named = named or os.environ.get("TOKENHUB_CONFIG")
+    if named is None and not os.path.lexists(CONFIG_FILE):
+        return None
+    return Path(named or CONFIG_FILE)
+
+
+def read_config(path: Path) -> Config:
+    """The config in this file. Raises ConfigError."""
+    from tokenhub_proxy import pricelist
+    from tokenhub_proxy.config import load_file
+
+    def listed_price(upstream: Upstream, model: str) -> pricelist.Listed | None:
+        return pricelist.lookup(upstream.dialect, upstream.base_url, model)
+
+    return load_file(path, os.environ, listed_price)
+
+
+def load_config(named: str | None) -> Config | None:
+    """The config that is found, or None; a bad one ends the command with all complaints."""
+    from tokenhub_proxy.config import ConfigError
+
+    path = config_path(named)
+    try:
+        return None if path is None else read_config(path)
     except ConfigError as error:
         fail(WRONG, str(error))
 
 
-# --- printing
+def _cause(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
 
 
-def told_json(result: Any) -> str:
-    import orjson
+@contextmanager
+def _without_authorities() -> Iterator[None]:
+    """Imports within the block read no certificate authorities.
 
-    return orjson.dumps(result, option=orjson.OPT_INDENT_2).decode()
+    aiohttp reads all of the system's twice when it is imported, for its client, which nothing here
+    uses: 80 ms and 2 MiB. A context made in this block would trust nobody, so it fails safe.
+    """
+    import ssl
 
-
-def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
-    import csv
-
-    if rows:
-        writer = csv.DictWriter(sys.stdout, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def print_table(result: Any) -> None:
-    """A list of objects as a table, an object as lines of name and value."""
-    if isinstance(result, Mapping):
-        width = max((len(name) for name in result), default=0)
-        for name, value in result.items():
-            print(f"{name:<{width}}  {shown_value(value)}")
-        return
-    if not result:
-        print("Nothing yet.")
-        return
-    names = [name for name in result[0] if any(row[name] not in (None, [], False) for row in result)]
-    rows = [names, *([shown_value(row[name]) for name in names] for row in result)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(names))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def shown_value(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return ",".join(str(item) for item in value) or "-"
-    if value is None:
-        return "-"
-    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    ssl.SSLContext.set_default_verify_paths = lambda self: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del ssl.SSLContext.set_default_verify_paths  # the inherited one shows again

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import logging
 import os
+import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -13,40 +15,54 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tokenhub_proxy.cli import CONFIG_FILE, LEDGER_REFUSED, WRONG, fail, load_config
-from tokenhub_proxy.config import Config, ConfigError, load_file, values
+from tokenhub_proxy.cli import (
+    FOUND,
+    LEDGER_REFUSED,
+    WRONG,
+    config_path,
+    fail,
+    ledger_url,
+    load_config,
+    read_config,
+)
+from tokenhub_proxy.config import Config, ConfigError, values
 from tokenhub_proxy.config.embedded import embedded
 from tokenhub_proxy.control import Control
+from tokenhub_proxy.errors import ProxyError
 from tokenhub_proxy.ledger import LedgerRefused
-from tokenhub_proxy.wiring import Proxy, administration, listed_price, ollama_models, start
+from tokenhub_proxy.wiring import Proxy, administration, ollama_models, start
 
 log = logging.getLogger(__name__)
 
 # How often the config file's time is looked at; one look costs microseconds.
 WATCH_S = 2.0
 FIRST_KEY = "first"
+# What is decided once, at the start.
+FIXED = ("listen_host", "listen_port", "ledger_url", "durability", "log_format")
+
+Adjust = Callable[[Config], Config]
 
 
-def run(config_path: str | None, listen: str | None, ledger: str | None) -> int:
-    """Serve until told to stop; gives the exit code."""
+def run(named: str | None, listen: str | None, ledger: str | None) -> int:
+    """Serve until told to stop; gives the exit code. The arguments are the command line's."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    config = load_config(config_path)
-    path = None if config is None else Path(config_path or os.environ.get("TOKENHUB_CONFIG") or CONFIG_FILE)
     adjust = _adjustment(listen, ledger)
-    first_minute = config is None
-    config = adjust(config if config is not None else embedded(os.environ, ollama_models()))
+    path = config_path(named)
+    # What changes from here on is news.
+    watch = None if path is None else Watch(path, adjust)
+    config = adjust(load_config(named) or embedded(os.environ, ollama_models()))
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(config, path, adjust, first_minute))
+            return runner.run(_serve(config, watch))
     except LedgerRefused as error:
         fail(LEDGER_REFUSED, str(error))
-    except OSError as error:
-        fail(WRONG, f"{config.listen_host}:{config.listen_port} can't be listened on: {error.strerror}")
+    except ProxyError as error:
+        fail(FOUND, error.message)
 
 
-def _adjustment(listen: str | None, ledger: str | None) -> Callable[[Config], Config]:
+def _adjustment(listen: str | None, ledger: str | None) -> Adjust:
     """What the command line says over the config, now and after each reload."""
     changes: dict[str, Any] = {}
     if listen is not None:
@@ -55,7 +71,7 @@ def _adjustment(listen: str | None, ledger: str | None) -> Callable[[Config], Co
         except ValueError as error:
             fail(WRONG, f"--listen: {error}")
     if ledger is not None:
-        changes["ledger_url"] = ledger
+        changes["ledger_url"] = ledger_url(ledger)
     return lambda config: replace(config, **changes)
 
 
@@ -68,76 +84,139 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(
-    config: Config, path: Path | None, adjust: Callable[[Config], Config], first_minute: bool
-) -> int:
-    proxy = await start(config, log=sys.stderr)
-    stop, hurry = asyncio.Event(), asyncio.Event()
-    _on_signals(stop, hurry)
+async def _serve(config: Config, watch: Watch | None) -> int:
+    stop, hurry, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    _on_signals(stop, hurry, reload)
+    try:
+        proxy = await start(config, log=sys.stderr)
+    except OSError as error:
+        fail(WRONG, f"{config.listen_host}:{config.listen_port} can't be listened on: {error.strerror}.")
     control = Control(administration(proxy.relay, proxy.ledger), proxy.ledger.path)
-    await control.start()
-    if first_minute:
-        await _welcome(proxy)
-    print(f"ready {proxy.base_url}", flush=True)
-    watcher = asyncio.create_task(_watch(proxy, path, adjust)) if path is not None else None
-    await stop.wait()
-    if watcher is not None:
-        watcher.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watcher
-    await control.stop()
-    await proxy.stop(hurry=hurry)
+    following = None
+    try:
+        await _open_door(control, proxy)
+        if watch is None:
+            await _welcome(proxy)
+        print(f"ready {proxy.base_url}", flush=True)
+        following = asyncio.create_task(_follow(proxy, watch, reload))
+        await stop.wait()
+    finally:
+        if following is not None:
+            following.cancel()
+        await proxy.drain(hurry=hurry)
+        # Until the last answer has ended, commands are answered too.
+        await control.stop()
+        await proxy.ledger.aclose()
     return 0
 
 
-def _on_signals(stop: asyncio.Event, hurry: asyncio.Event) -> None:
+async def _open_door(control: Control, proxy: Proxy) -> None:
+    try:
+        await control.start()
+    except OSError as error:
+        fail(FOUND, f"{proxy.ledger.path}.sock, where commands come in, can't be made: {error.strerror}.")
+
+
+def _on_signals(stop: asyncio.Event, hurry: asyncio.Event, reload: asyncio.Event) -> None:
     def asked() -> None:
         (hurry if stop.is_set() else stop).set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked)
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
 
 
-async def _watch(proxy: Proxy, path: Path, adjust: Callable[[Config], Config]) -> None:
+# --- following the config file
+
+
+class Watch:
+    """A config file and what it was like when it was last read."""
+
+    def __init__(self, path: Path, adjust: Adjust) -> None:
+        self.path = path
+        self._adjust = adjust
+        self._seen = self._stamp()
+
+    def changed(self) -> bool:
+        """True when the file is another one than at the last call."""
+        before, self._seen = self._seen, self._stamp()
+        return self._seen != before
+
+    def read(self) -> Config:
+        """The config as it is now. Raises ConfigError."""
+        return self._adjust(read_config(self.path))
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+async def _follow(proxy: Proxy, watch: Watch | None, asked: asyncio.Event) -> None:
     """Reload on SIGHUP and when the file changes; a bad file keeps the config that runs."""
-    asked = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
-    seen = _stamp(path)
     while True:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asked.wait(), WATCH_S)
-        stamp = _stamp(path)
-        if not asked.is_set() and stamp == seen:
-            continue
+            async with asyncio.timeout(WATCH_S):
+                await asked.wait()
+        if watch is None:
+            if asked.is_set():
+                log.warning("reload_failed: there is no config file")
+        elif watch.changed() or asked.is_set():
+            await _reload(proxy, watch)
         asked.clear()
-        seen = stamp
-        try:
-            await proxy.reload(adjust(load_file(path, os.environ, listed_price)))
-        except ConfigError as error:
-            log.error("reload_failed: the old config stays\n%s", error)
-        else:
-            log.info("reloaded %s", path)
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+async def _reload(proxy: Proxy, watch: Watch) -> None:
     try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
+        config, before = watch.read(), proxy.config
+        await proxy.reload(config)
+    except ConfigError as error:
+        log.error("reload_failed: the old config stays\n%s", error)
+        return
+    except ProxyError as error:
+        log.error("reload_failed: the old config stays: %s", error.message)
+        return
+    for warning in config.warnings:
+        log.warning("%s", warning)
+    for name in FIXED:
+        if getattr(config, name) != getattr(before, name):
+            log.warning("%s changes at the next start", name.partition("_")[0])
+    log.info("reloaded %s", watch.path)
+
+
+# --- the first minute
 
 
 async def _welcome(proxy: Proxy) -> None:
     """The first minute: a key, shown once, and a line to paste."""
+    path = proxy.ledger.path
     if proxy.ledger.list_keys():
-        print(f"Ledger {proxy.ledger.path} has keys already; one more: tokenhub-proxy keys create NAME")
+        print(f"{path} has keys already. To make another one:\n\n  {_create_command(path)}\n")
     else:
         made = await administration(proxy.relay, proxy.ledger).keys_create({"name": FIRST_KEY})
-        print(f"Your key, shown this once (kept in {proxy.ledger.path} as a digest):\n\n  {made['secret']}\n")
+        print(f"Your key, shown this once (only its digest is kept, in {path}):\n\n  {made['secret']}\n")
         print("Try it:\n")
         print(curl_line(proxy.base_url, made["secret"]), end="\n\n")
     print(f"Models: {', '.join(proxy.config.routes)}")
+
+
+def _create_command(ledger_path: str) -> str:
+    """What can be typed here to make a key in this ledger."""
+    called = sys.argv[0]
+    if os.path.basename(called) != "tokenhub-proxy":
+        words = [os.path.basename(sys.executable), "-m", "tokenhub_proxy"]
+    elif shutil.which("tokenhub-proxy") == called:
+        words = ["tokenhub-proxy"]
+    else:
+        words = [os.path.relpath(called)]
+    words += ["keys", "create", "NAME"]
+    # The command looks for its ledger as `serve` does, unless that was told another one.
+    if os.path.realpath("tokenhub.db") != ledger_path:
+        words += ["--ledger", ledger_path]
+    return shlex.join(words)
 
 
 def curl_line(base_url: str, secret: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +13,16 @@ from typing import Any, TextIO
 
 import orjson
 
-from tokenhub_proxy import observers, pricelist
+from tokenhub_proxy import observers
 from tokenhub_proxy.admin import Administration
 from tokenhub_proxy.config import Config
-from tokenhub_proxy.config.embedded import embedded
 from tokenhub_proxy.connection import Server
 from tokenhub_proxy.dialects import Dialect, Memory, dialect
 from tokenhub_proxy.errors import ShuttingDown
 from tokenhub_proxy.ledger.sqlite import SqliteLedger, open_ledger
 from tokenhub_proxy.limits import Limits
-from tokenhub_proxy.pricelist import Listed
 from tokenhub_proxy.relay import Relay, Serving
-from tokenhub_proxy.routes import Routes, Target, Upstream
+from tokenhub_proxy.routes import Routes, Target
 from tokenhub_proxy.server import Application, listen
 from tokenhub_proxy.transports.demo import Demo
 from tokenhub_proxy.transports.fanout import FanOut
@@ -32,7 +31,7 @@ from tokenhub_proxy.transports.script import Script
 from tokenhub_proxy.wire import Transport
 
 # An Ollama on this machine answers within milliseconds, or is not there.
-OLLAMA_URL = "http://127.0.0.1:11434/api/tags"
+OLLAMA = ("127.0.0.1", 11434)
 OLLAMA_S = 0.3
 OLLAMA_BYTES_MAX = 4 * 2**20
 # Streams get so long to end by themselves when the proxy is told to stop.
@@ -131,7 +130,12 @@ class Proxy:
         self.application.cors_origins = config.cors_origins
 
     async def stop(self, drain_s: float = DRAIN_S, hurry: asyncio.Event | None = None) -> None:
-        """Refuse what is new, let streams end, cut the rest, settle everything, close the books."""
+        """Drain, then close the books."""
+        await self.drain(drain_s, hurry)
+        await self.ledger.aclose()
+
+    async def drain(self, drain_s: float = DRAIN_S, hurry: asyncio.Event | None = None) -> None:
+        """Refuse what is new, let streams end, cut the rest, settle everything."""
         self.relay.draining = True
         self._listener.close()
         self._server.retire()
@@ -141,7 +145,6 @@ class Proxy:
         await self._server.shutdown(0.1)
         await self._listener.wait_closed()
         await self._transports.aclose()
-        await self.ledger.aclose()
 
     async def _drained(self, limit_s: float, hurry: asyncio.Event | None) -> None:
         """Wait until nothing is in flight; a hurried stop waits no longer."""
@@ -211,14 +214,13 @@ def administration(relay: Relay, ledger: SqliteLedger) -> Administration:
 
 
 async def administer(
-    config: Config | None, url: str, verb: str, asked: dict[str, Any]
+    config: Config, url: str, verb: str, asked: dict[str, Any]
 ) -> AsyncIterator[tuple[str, Any]]:
     """Own the ledger for the time of one verb; yields what `control.ask` would."""
     ledger = await open_ledger(url, clock=time.time, boot_id=os.urandom(8).hex())
     try:
-        if config is not None:
-            await ledger.declare(config.keys, config.accounts)
-        relay = make_relay(config or embedded({}, ()), ledger, transport=Transports({}))
+        await ledger.declare(config.keys, config.accounts)
+        relay = make_relay(config, ledger, transport=Transports({}))
         verbs = administration(relay, ledger)
         if verb == "ledger export":
             async for item in verbs.export():
@@ -229,18 +231,18 @@ async def administer(
         await ledger.aclose()
 
 
-def listed_price(upstream: Upstream, model: str) -> Listed | None:
-    """What the shipped price list says of a model at an upstream."""
-    return pricelist.lookup(upstream.dialect, upstream.base_url, model)
-
-
 def ollama_models() -> Sequence[str]:
     """The models of an Ollama on this machine; none where it does not answer at once."""
-    import urllib.request
-
+    request = b"GET /api/tags HTTP/1.0\r\nHost: localhost\r\n\r\n"
+    deadline, answer = time.monotonic() + OLLAMA_S, b""
     try:
-        with urllib.request.urlopen(OLLAMA_URL, timeout=OLLAMA_S) as answer:
-            found = orjson.loads(answer.read(OLLAMA_BYTES_MAX))
+        with socket.create_connection(OLLAMA, timeout=OLLAMA_S) as connection:
+            connection.sendall(request)
+            while (data := connection.recv(2**16)) and len(answer) < OLLAMA_BYTES_MAX:
+                answer += data
+                connection.settimeout(max(deadline - time.monotonic(), 0.001))
+        # An answer to HTTP/1.0 has no chunks and ends with the connection.
+        found = orjson.loads(answer.partition(b"\r\n\r\n")[2])
         return [str(model["name"]) for model in found["models"]]
     except (OSError, ValueError, KeyError, TypeError):
         return ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from tokenhub_proxy.config import Config
 from tokenhub_proxy.keys import Key
@@ -34,6 +35,45 @@ def describe(config: Config) -> str:
     if config.warnings:
         parts.append("\n".join(f"warning: {warning}" for warning in config.warnings))
     return "\n\n".join(parts) + "\n"
+
+
+def summary(config: Config) -> dict[str, Any]:
+    """The same as `describe` for programs: JSON's types, prices as decimal texts in USD."""
+    return {
+        "listen": f"{config.listen_host}:{config.listen_port}",
+        "ledger": config.ledger_url,
+        "durability": config.durability,
+        "models": [_summary(route) for route in config.routes.values()],
+        "accounts": [{"name": account.name, "unlimited": account.unlimited} for account in config.accounts],
+        "keys": [dict(zip(map(str.lower, _KEY_HEAD), _key(key), strict=True)) for key in config.keys],
+        "warnings": list(config.warnings),
+    }
+
+
+def _summary(route: Route) -> dict[str, Any]:
+    price = route.price
+    classes = {
+        "input": price.input,
+        "cached": price.cached,
+        "cache_write": price.cache_write,
+        "output": price.output,
+    }
+    return {
+        "model": route.model,
+        "targets": [
+            {
+                "upstream": target.upstream.name,
+                "model": target.model,
+                "priority": target.priority,
+                "weight": target.weight,
+            }
+            for target in sorted(route.targets, key=lambda target: target.priority)
+        ],
+        "price": {name: format_usd(nanos) for name, nanos in classes.items()},
+        "context_length": route.context_length,
+        "max_output_tokens": route.output_max,
+        "embeddings_only": route.embeddings_only,
+    }
 
 
 def _model(route: Route) -> Iterator[Sequence[str]]:
