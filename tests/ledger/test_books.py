@@ -49,7 +49,7 @@ def charge_never_exceeds_the_hold(call: tuple[Price, int, Usage]) -> None:
 
 
 @given(greedy_calls())
-@settings(max_examples=1000)
+@settings(max_examples=1000, deadline=None)
 def test_an_upstream_that_spends_all_it_may_never_costs_more_than_the_hold(
     call: tuple[Price, int, Usage],
 ) -> None:
@@ -58,12 +58,13 @@ def test_an_upstream_that_spends_all_it_may_never_costs_more_than_the_hold(
 
 @pytest.mark.long
 @given(greedy_calls())
-@settings(max_examples=100_000)
+@settings(max_examples=100_000, deadline=None)
 def test_an_upstream_that_spends_all_it_may_for_long(call: tuple[Price, int, Usage]) -> None:
     charge_never_exceeds_the_hold(call)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3000), st.sampled_from(["undo", "release", "settle"])), max_size=30))
+@settings(deadline=None)
 def test_whatever_is_undone_the_balance_is_what_was_charged(steps: list[tuple[int, str]]) -> None:
     kept, charged = books(), 0
     for amount, how in steps:
