@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import orjson
@@ -52,9 +53,14 @@ KEY_COLUMNS = (
     "id, name, account, digest, previous_digest, previous_until, scope, created_at, revoked_at, from_config"
 )
 
-_INSERT_HOLD = "INSERT INTO holds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_INSERT_ENDING = "INSERT INTO endings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_INSERT_ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# Rows go in with few statements: the thread gives up the interpreter at each one, and may wait for it
+# as long as a busy event loop pleases. So many rows a statement; each size is prepared once.
+_ROWS_PER_INSERT = (64, 16, 4, 1)
+_INSERT = {
+    (table, rows): f"INSERT INTO {table} VALUES " + ", ".join([f"({', '.join('?' * columns)})"] * rows)  # noqa: S608 - our own table names
+    for table, columns in (("holds", 14), ("endings", 15), ("entries", 10))
+    for rows in _ROWS_PER_INSERT
+}
 _MOVE_ACCOUNT = "UPDATE accounts SET posted = posted + ?, held = held + ? WHERE name = ?"
 _OPEN_WINDOW = "INSERT OR IGNORE INTO windows VALUES (?, 0, 0, ?)"
 _MOVE_WINDOW = "UPDATE windows SET posted = posted + ?, held = held + ?, at = max(at, ?) WHERE name = ?"
@@ -287,6 +293,14 @@ class _Rows:
             sums[1] += held
             sums[2] = max(sums[2], at)
 
+    def _insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        start = 0
+        for size in _ROWS_PER_INSERT:
+            while len(rows) - start >= size:
+                values = tuple(chain.from_iterable(rows[start : start + size]))
+                self._connection.execute(_INSERT[table, size], values)
+                start += size
+
     def _flush(self, opened: Sequence[Opened], keys: Sequence[KeyPut]) -> None:
         execute, executemany = self._connection.execute, self._connection.executemany
         # An account is widened before its counters move and narrowed after that, so that the
@@ -305,11 +319,11 @@ class _Rows:
             executemany(_OPEN_WINDOW, [(move[3], move[2]) for move in moves])
             executemany(_MOVE_WINDOW, moves)
         if self._holds:
-            executemany(_INSERT_HOLD, self._holds)
+            self._insert("holds", self._holds)
         if self._endings:
-            executemany(_INSERT_ENDING, self._endings)
+            self._insert("endings", self._endings)
         if self._entries:
-            executemany(_INSERT_ENTRY, self._entries)
+            self._insert("entries", self._entries)
         if self._rollups:
             executemany(_ADD_ROLLUP, [(*name, *sums) for name, sums in self._rollups.items()])
         if self._idempotency:
