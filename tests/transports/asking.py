@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
+from tests.chaos import Peer
+from tokenhub_proxy.errors import UpstreamUnavailable
 from tokenhub_proxy.routes import Timeouts, Upstream
 from tokenhub_proxy.transports.live import Live
 from tokenhub_proxy.wire import Outgoing
@@ -34,3 +39,18 @@ async def ask(live: Live, request: Outgoing) -> Answer:
         pieces: list[bytes] = []
         assert await incoming.pump(pieces.append)
         return Answer(incoming.status, incoming.headers, b"".join(pieces), incoming.retried)
+
+
+async def failing(live: Live, asked: Outgoing) -> tuple[UpstreamUnavailable, bytes]:
+    """The refusal that a call ends in, and what of the body came before it."""
+    pieces: list[bytes] = []
+    with pytest.raises(UpstreamUnavailable) as caught:
+        async with live.send(asked) as incoming:
+            await incoming.pump(pieces.append)
+    return caught.value, b"".join(pieces)
+
+
+async def upstream_has_the_request(peers: list[Peer]) -> None:
+    """Wait until the first connection has brought a whole request."""
+    while not (peers and peers[0].requests):
+        await asyncio.sleep(0.005)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from tokenhub_proxy.transports.origin import Heads, Origin
 from tokenhub_proxy.wire import Outgoing
 
 
-def head(base_url: str = "http://host/v1", proxy: str | None = None, **changes: object) -> list[str]:
+def head(base_url: str = "http://host/v1", proxy: str | None = None, **changes: Any) -> list[str]:
     """The lines of the head of a request."""
     upstream = Upstream("up", "openai", base_url, proxy=proxy)
     asked = Outgoing(upstream, "/chat", (("Authorization", "Bearer k"),), b"{}")
@@ -95,7 +96,7 @@ def test_a_get_without_a_body_has_no_length() -> None:
         {"method": ""},
     ],
 )
-def test_nothing_that_could_split_or_reframe_a_request_gets_into_a_head(changes: dict[str, object]) -> None:
+def test_nothing_that_could_split_or_reframe_a_request_gets_into_a_head(changes: dict[str, Any]) -> None:
     with pytest.raises(UpstreamUnavailable) as caught:
         head(**changes)
     assert (caught.value.kind, caught.value.executed) == ("request_head", False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ TWICE: list[Action] = [request(), send(answer(b"one")), request(), send(answer(b
 STREAM: list[Action] = [request(), send(CHUNKED + chunk(b"a"))]
 
 
-def moved(asked: Outgoing, **row: object) -> Outgoing:
+def moved(asked: Outgoing, **row: Any) -> Outgoing:
     """The same request to a changed row of the config, as after a reload."""
     return dataclasses.replace(asked, upstream=dataclasses.replace(asked.upstream, **row))
 

@@ -25,7 +25,7 @@ _JOINED_BYTES_MAX = 64 * 1024
 
 
 class Connection(asyncio.Protocol):
-    """Carries one exchange at a time: `begin`, `head`, `pump` until the end, `rest`; then the next.
+    """Carries one exchange at a time: `begin`, `pump` until the end, `rest`; then the next.
 
     The waits are wake-ups only: whoever is woken looks at `failure`, `head_done` and `complete`.
     So a cancelled waiter leaves no exception behind that nobody retrieves.
@@ -108,25 +108,20 @@ class Connection(asyncio.Protocol):
         """False once the connection is closing."""
         return not self._transport.is_closing()
 
-    def begin(self, head: bytes, body: bytes) -> None:
-        """Write a request. Its answer is read from here on."""
+    def begin(self, head: bytes, body: bytes) -> asyncio.Future[None]:
+        """Write a request. What it returns is done when the answer's head is there, or a failure."""
         self._reset()
+        waiter = self._change()
         if self._transport.is_closing():  # it died in the moment between two callbacks
             self._break(UpstreamUnavailable(kind="disconnected"))
-            return
+            return waiter
         self._parser = HttpResponseParser(self)  # a new one: nothing is left of the last answer
         if len(body) <= _JOINED_BYTES_MAX:
             self._transport.write(head + body)
         else:
             self._transport.write(head)
             self._transport.write(body)
-
-    async def head(self) -> None:
-        """Wait for the answer's head: `status` and `headers`. Raises UpstreamUnavailable."""
-        if not self.head_done and self.failure is None:
-            await self._change()
-        if not self.head_done and self.failure is not None:
-            raise self.failure
+        return waiter
 
     async def pump(self, sink: Sink) -> bool:
         """What `wire.Incoming.pump` promises."""
@@ -280,7 +275,7 @@ class Connection(asyncio.Protocol):
         if 100 <= status < 200 and status != 101:
             self._interim = True
             return
-        if not 200 <= status < 600 or parser.get_http_version() not in ("1.1", "1.0"):
+        if not 200 <= status < 600:
             raise HttpParserError("not an answer to what was asked")
         # Where all that came is no longer than one header may be, none is too long.
         if len(raw) > HEADERS_MAX or (self._overhead > HEADER_BYTES_MAX and _oversized(raw)):

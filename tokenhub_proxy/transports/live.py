@@ -147,18 +147,16 @@ class LiveIncoming:
 
     async def __aenter__(self) -> LiveIncoming:
         live = self._live
-        upstream = self._outgoing.upstream
-        self._pool = pool = live._pool(upstream)
-        head = pool.heads.of(self._outgoing)
-        self._started_s = live._clock()
+        outgoing = self._outgoing
+        self._pool = pool = live._pool(outgoing.upstream)
+        head = pool.heads.of(outgoing)
+        self._started_s = self._sent_s = live._clock()
         self._connection = connection = pool.pop() or await pool.open()
         live._watch(self)
         try:
-            try:
-                await self._answer(connection, head)
-            except UpstreamUnavailable as error:
-                if not (connection.reused and error.kind in _UNANSWERED):
-                    raise
+            self._sent_s = live._clock()
+            await connection.begin(head, outgoing.body)
+            if not connection.head_done:
                 connection = await self._again(connection, head)
         except BaseException:
             self._leave()
@@ -197,23 +195,26 @@ class LiveIncoming:
         if self._connection is not None and not self._connection.complete:
             self._connection.cut(error)
 
-    async def _answer(self, connection: Connection, head: bytes) -> None:
-        self._sent_s = self._live._clock()
-        connection.begin(head, self._outgoing.body)
-        await connection.head()
-
     async def _again(self, dead: Connection, head: bytes) -> Connection:
-        """Send once more, on a new connection: the pooled one had died, as idle connections do.
+        """Send once more, on a new connection, if the first one was kept and had died.
 
-        That the upstream closed it before it read the request is likely, but not certain; so this
-        happens once, and any failure now says that the request may have been executed.
+        Idle connections do that. That the upstream closed it before it read the request is likely,
+        but not certain; so this happens once, and a failure now says that it may have been executed.
         """
+        failure = dead.failure
+        assert isinstance(failure, UpstreamUnavailable)
+        if not dead.reused or failure.kind not in _UNANSWERED:
+            raise failure
         self.retried = True
         dead.rest()
         self._connection = None
         try:
             self._connection = connection = await self._pool.reopen()
-            await self._answer(connection, head)
+            self._sent_s = self._live._clock()
+            await connection.begin(head, self._outgoing.body)
+            if not connection.head_done:
+                assert connection.failure is not None
+                raise connection.failure
         except UpstreamUnavailable as error:
             if error.executed and error.kind not in _UNANSWERED:
                 raise
