@@ -70,11 +70,12 @@ class Transports:
     """The transport of each target: the network, or a script for what is inside the process."""
 
     def __init__(self, scripted: Mapping[str, Transport]) -> None:
-        self._live = FanOut(Live())
+        self._live = Live()
+        self._network = FanOut(self._live)
         self._scripted = scripted  # by dialect
 
     def __call__(self, target: Target) -> Transport:
-        return self._scripted.get(target.upstream.dialect, self._live)
+        return self._scripted.get(target.upstream.dialect, self._network)
 
     def retain(self, config: Config) -> None:
         """After a reload: let go of the connections to upstreams that are gone."""
