@@ -155,6 +155,15 @@ def deaf() -> Action:
     return action
 
 
+def hear() -> Action:
+    """Read on after `deaf`."""
+
+    async def action(peer: Peer) -> None:
+        peer.transport.resume_reading()
+
+    return action
+
+
 def half_close() -> Action:
     """FIN, but go on reading."""
 

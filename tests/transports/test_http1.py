@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, cast
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.chaos import CHUNKED, answer, chunk
 from tokenhub_proxy.errors import UpstreamUnavailable
-from tokenhub_proxy.transports.http1 import BUFFER_BYTES_MAX, Connection
+from tokenhub_proxy.transports.http1 import BUFFER_BYTES_MAX, HEAD_BYTES_MAX, Connection
 
 
 class Wire:
@@ -78,6 +80,13 @@ async def read(reads: list[bytes], eof: bool, pumped_after: int) -> tuple[int, b
     return made.status, b"".join(got), kind, made.rest()
 
 
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    """One loop for all examples."""
+    with asyncio.Runner() as made:
+        yield made
+
+
 bodies = st.lists(st.binary(max_size=40), max_size=6)
 cuts = st.lists(st.integers(min_value=0, max_value=10_000), max_size=12)
 
@@ -85,7 +94,7 @@ cuts = st.lists(st.integers(min_value=0, max_value=10_000), max_size=12)
 @settings(max_examples=300, deadline=None)
 @given(pieces=bodies, places=cuts, pumped_after=st.integers(0, 5), framing=st.sampled_from("clx"))
 def test_where_the_network_cuts_never_changes_the_body(
-    pieces: list[bytes], places: list[int], pumped_after: int, framing: str
+    runner: asyncio.Runner, pieces: list[bytes], places: list[int], pumped_after: int, framing: str
 ) -> None:
     body = b"".join(pieces)
     if framing == "c":
@@ -95,20 +104,20 @@ def test_where_the_network_cuts_never_changes_the_body(
     else:
         raw = b"HTTP/1.1 200 OK\r\n\r\n" + body
     until_eof = framing == "x"
-    found = asyncio.run(read(cut(raw, places), until_eof, pumped_after))
+    found = runner.run(read(cut(raw, places), until_eof, pumped_after))
     assert found == (200, body, "", not until_eof)
 
 
 @settings(max_examples=300, deadline=None)
 @given(pieces=bodies, places=cuts, lost=st.integers(1, 10_000), chunked=st.booleans())
 def test_a_body_cut_short_anywhere_is_a_prefix_and_a_failure(
-    pieces: list[bytes], places: list[int], lost: int, chunked: bool
+    runner: asyncio.Runner, pieces: list[bytes], places: list[int], lost: int, chunked: bool
 ) -> None:
     body = b"".join(pieces) + b"."
     framed = CHUNKED + b"".join(chunk(piece) for piece in [*pieces, b"."] if piece) + chunk(b"")
     raw = framed if chunked else answer(body)
     short = raw[: max(1, len(raw) - lost)]
-    _, got, kind, reusable = asyncio.run(read(cut(short, places), eof=True, pumped_after=0))
+    _, got, kind, reusable = runner.run(read(cut(short, places), eof=True, pumped_after=0))
     assert kind in {"short_head", "short_body"}
     assert body.startswith(got)
     assert not reusable
@@ -116,10 +125,12 @@ def test_a_body_cut_short_anywhere_is_a_prefix_and_a_failure(
 
 @settings(max_examples=200, deadline=None)
 @given(surplus=st.binary(min_size=1, max_size=60), places=cuts)
-def test_bytes_after_the_end_are_never_part_of_an_answer(surplus: bytes, places: list[int]) -> None:
+def test_bytes_after_the_end_are_never_part_of_an_answer(
+    runner: asyncio.Runner, surplus: bytes, places: list[int]
+) -> None:
     raw = answer(b"whole")
     reads = [raw[:-1], *cut(raw[-1:] + surplus + answer(b"forged"), places)]
-    status, got, kind, reusable = asyncio.run(read(reads, eof=False, pumped_after=0))
+    status, got, kind, reusable = runner.run(read(reads, eof=False, pumped_after=0))
     assert (status, got, kind, reusable) == (200, b"whole", "", False)
 
 
@@ -128,9 +139,9 @@ def test_bytes_after_the_end_are_never_part_of_an_answer(surplus: bytes, places:
     junk=st.binary(max_size=300), places=cuts, lead=st.sampled_from([b"", CHUNKED, b"HTTP/1.1 200 OK\r\n"])
 )
 def test_no_bytes_whatever_make_the_parser_raise_anything_else(
-    junk: bytes, places: list[int], lead: bytes
+    runner: asyncio.Runner, junk: bytes, places: list[int], lead: bytes
 ) -> None:
-    asyncio.run(read(cut(lead + junk, places), eof=True, pumped_after=1))
+    runner.run(read(cut(lead + junk, places), eof=True, pumped_after=1))
 
 
 async def test_what_waits_for_the_first_pump_is_bounded_by_not_reading() -> None:
@@ -180,3 +191,22 @@ async def test_a_request_on_a_connection_that_just_closed_was_not_sent() -> None
     await made.begin(b"GET / HTTP/1.1\r\n\r\n", b"")
     assert isinstance(made.failure, UpstreamUnavailable)
     assert (made.failure.kind, made.failure.executed, wire.written) == ("disconnected", False, b"")
+
+
+async def test_a_peer_that_speaks_first_is_hung_up_on() -> None:
+    made, wire = connection()
+    made.data_received(answer(b"to nobody"))
+    assert wire.closed
+
+
+async def test_the_limit_on_framing_counts_from_the_last_byte_of_the_body() -> None:
+    made, _ = connection()
+    made.begin(b"GET / HTTP/1.1\r\n\r\n", b"")
+    made.data_received(CHUNKED)
+    pumping = asyncio.ensure_future(made.pump(lambda data: None))
+    await asyncio.sleep(0)
+    for _ in range(HEAD_BYTES_MAX // 8):
+        made.data_received(b"8\r\n")
+        made.data_received(b"12345678\r\n")
+    made.data_received(chunk(b""))
+    assert await pumping

@@ -16,6 +16,7 @@ from tests.chaos import (
     close,
     deaf,
     half_close,
+    hear,
     receive,
     request,
     reset,
@@ -260,13 +261,14 @@ async def test_a_kept_connection_that_answers_a_single_byte_is_not_retried(live:
     [
         [send(answer(b"ok", headers=["Connection: close"]))],
         [send(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")],
-        [send(answer(b"ok") + b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nbad")],
+        [send(answer(b"ok") + answer(b"bad", status=500))],
         [send(answer(b"ok") + b"?")],
     ],
 )
 async def test_a_connection_with_a_doubtful_end_is_not_kept(live: Live, end: list[Action]) -> None:
     async with serve([request(), *end]) as upstream:
-        assert (await ask(live, outgoing(upstream.url))).body == b"ok"
+        got = await ask(live, outgoing(upstream.url))
+        assert (got.status, got.body) == (200, b"ok")
         await upstream.peers[0].gone()
         assert live.statistics["up"].idle == 0
 
@@ -276,6 +278,19 @@ async def test_an_answer_before_the_request_was_read_uses_up_the_connection(live
         got = await ask(live, outgoing(upstream.url, bytes(20_000_000)))
         assert (got.status, got.body) == (413, b"too large")
         assert live.statistics["up"].idle == 0
+
+
+async def test_a_call_may_be_left_after_its_connection_is_gone(live: Live) -> None:
+    go = asyncio.Event()
+    refusing = [receive(1), deaf(), send(answer(b"too large", status=413)), half_close(), wait(go), hear()]
+    async with (
+        serve(refusing) as upstream,
+        live.send(outgoing(upstream.url, bytes(10_000_000))) as incoming,
+    ):
+        assert await incoming.pump(lambda data: None)
+        go.set()
+        while live.statistics["up"].open:
+            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("end", [send(b"HTTP/1.1 408 Timeout\r\n\r\n"), half_close(), reset()])
