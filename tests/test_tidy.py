@@ -24,6 +24,7 @@ FLOORS: dict[str, int] = {
     "": 0,
     "calls": 0,
     "errors": 0,
+    "health": 0,
     "keys": 0,
     "limits": 0,
     "prices": 0,
@@ -39,8 +40,9 @@ FLOORS: dict[str, int] = {
     "ledger.changes": 1,
     "ledger.keyring": 1,
     "pricelist": 1,
+    "receipts": 1,
     # side by side: a part knows the contracts, never its neighbours
-    "health": 2,
+    "fallback": 2,
     "ledger.*": 2,
     "observers": 2,
     "relay": 2,
@@ -58,8 +60,11 @@ FLOORS: dict[str, int] = {
     "cli.*": 4,
     "pytest_plugin": 4,
     "serve": 4,
+    "tables": 4,
     "wiring": 4,
 }
+# The relay's second room: neighbours to all others, not to each other.
+ROOMS = {"fallback": "relay"}
 IMPURE = {
     "aiohttp",
     "aiosqlite",
@@ -137,7 +142,8 @@ def floor_of(name: str) -> int | None:
 
 def house(name: str) -> str:
     """The package that a module stands in, or the module itself: neighbours are other houses."""
-    return name.partition(".")[0]
+    top = name.partition(".")[0]
+    return ROOMS.get(top, top)
 
 
 @cache
