@@ -46,6 +46,19 @@ def test_the_told_status_is_what_the_client_saw_or_that_it_had_gone(fields: Any,
 
 
 @pytest.mark.parametrize(
+    ("fields", "phase"),
+    [
+        ({}, "read"),
+        ({"hold": hold()}, "held"),
+        ({"hold": hold(), "upstream": "up"}, "ttfb"),
+        ({"hold": hold(), "upstream": "up", "first_byte_s": 51.0}, "stream"),
+    ],
+)
+def test_the_phase_is_how_far_the_call_has_come(fields: Any, phase: str) -> None:
+    assert exchange(**fields).phase == phase
+
+
+@pytest.mark.parametrize(
     ("held", "reported", "billing"),
     [
         (None, True, "none"),

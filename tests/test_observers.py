@@ -24,7 +24,7 @@ BODY = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": CANA
 
 def served(**changes: Any) -> Exchange:
     """A call that was answered and settled."""
-    hold = Hold("req_1", KEY, "m", 5000, 1000.0, ending=Ending("settled", 1002.0))
+    hold = Hold("req_1", KEY, "m", 5000, 1000.0, id=1, ending=Ending("settled", 1002.0))
     members: dict[str, Any] = {
         "key": KEY,
         "call": parse(BODY, "chat"),
@@ -86,6 +86,11 @@ def test_the_line_of_a_call_that_never_had_a_key() -> None:
         "none",
     )
     assert found["attempts"] == []
+
+
+def test_a_hold_that_was_never_placed_held_nothing() -> None:
+    refused = served(hold=Hold("req_1", KEY, "m", 5000, 1000.0), cost=0)
+    assert (line(refused)["hold_n"], line(refused)["billing"]) == (0, "none")
 
 
 def test_a_fallback_and_the_dialect_s_notes_are_told() -> None:

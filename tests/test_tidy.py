@@ -35,7 +35,6 @@ FLOORS: dict[str, int] = {
     "config.*": 1,
     "dialects.*": 1,
     "exchange": 1,
-    "fallback": 1,  # the relay's loop over targets; it knows the seams, and nothing behind them
     "ledger": 1,
     "ledger.books": 1,
     "ledger.changes": 1,
@@ -43,6 +42,7 @@ FLOORS: dict[str, int] = {
     "pricelist": 1,
     "receipts": 1,
     # side by side: a part knows the contracts, never its neighbours
+    "fallback": 2,
     "ledger.*": 2,
     "observers": 2,
     "relay": 2,
@@ -63,6 +63,8 @@ FLOORS: dict[str, int] = {
     "tables": 4,
     "wiring": 4,
 }
+# The relay's second room: neighbours to all others, not to each other.
+ROOMS = {"fallback": "relay"}
 IMPURE = {
     "aiohttp",
     "aiosqlite",
@@ -140,7 +142,8 @@ def floor_of(name: str) -> int | None:
 
 def house(name: str) -> str:
     """The package that a module stands in, or the module itself: neighbours are other houses."""
-    return name.partition(".")[0]
+    top = name.partition(".")[0]
+    return ROOMS.get(top, top)
 
 
 @cache

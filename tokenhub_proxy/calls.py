@@ -178,16 +178,13 @@ def _members(container: Any) -> Iterable[Any]:
 
 
 def _check_names(body: Mapping[str, Any], read: Mapping[str, str], path: str = "") -> None:
-    """Refuse names that another parser could take for one we read: other case, a NUL at the end."""
+    """Refuse names that another parser could take for one we read: in other case, with a NUL or spaces."""
     for name in body:
-        ours = read.get(name.casefold())
-        if ours == name or (ours is None and name.isprintable()):
-            continue
-        message = f"Unknown field {shown(path + name)}"
-        raise InvalidRequest(
-            f"{message}; did you mean {path + ours!r}?" if ours is not None else f"{message}.",
-            param=path + name[:80],
-        )
+        ours = read.get(name.partition("\0")[0].strip().casefold())
+        if ours is not None and ours != name:
+            raise InvalidRequest(
+                f"Unknown field {shown(path + name)}; did you mean {path + ours!r}?", param=path + name[:80]
+            )
 
 
 def _model(body: Mapping[str, Any]) -> str:
