@@ -247,6 +247,29 @@ def test_a_listed_model_without_an_output_price_serves_embeddings_only() -> None
     assert route.embeddings_only
 
 
+PRICES = '{"prices": {"openai": {"x": {"input": "1.00", "output": "2.00"}}}}'
+
+
+def test_the_operators_own_table_goes_before_the_one_that_ships() -> None:
+    text = (
+        "prices: mine.json\nupstreams: {a: {dialect: openai}}\n"
+        "models: {x: {targets: [{upstream: a}]}, y: {targets: [{upstream: a}]}}"
+    )
+
+    routes = read(text, files={"etc/mine.json": PRICES}, price_for=lambda *_: row(Price(7, 7, 7, 7))).routes
+
+    assert routes["x"].price == Price(10**9, 10**9, 10**9, 2 * 10**9)
+    assert routes["y"].price == Price(7, 7, 7, 7)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"prices": {"openai": {"x": {"input": "-1"}}}}'])
+def test_a_damaged_price_table_is_complained_about_where_it_is_named(content: str) -> None:
+    found = complaints("prices: mine.json", files={"etc/mine.json": content})
+
+    assert len(found) == 1
+    assert found[0].startswith("c.yaml:1:9: prices: ")
+
+
 def test_a_price_list_that_knows_only_some_targets_is_no_price() -> None:
     found = complaints(
         UNPRICED, price_for=lambda upstream, _: row(Price(1, 1, 1, 1)) if upstream.name == "b" else None

@@ -36,7 +36,8 @@ class Round:
 
 def config(upstream: str) -> str:
     models = "\n".join(
-        f"  c{number}: {{targets: [{{upstream: up}}], price: {{input: 3.00, output: 15.00}}, max_output_tokens: 100}}"
+        f"  c{number}: {{targets: [{{upstream: up}}], price: {{input: 3.00, output: 15.00}}, "
+        "max_output_tokens: 100}"
         for number in range(CALLS)
     )
     return f"""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import date
 from importlib.resources import files
 
 import pytest
 
-from tokenhub_proxy.pricelist import Listed, import_prices, lookup, shipped
+from tokenhub_proxy.cli import main
+from tokenhub_proxy.pricelist import Listed, import_prices, lookup, read_prices, shipped, write_prices
 from tokenhub_proxy.prices import Price
 
 USD = 10**9
@@ -58,7 +60,7 @@ def test_what_is_not_listed_has_no_price(dialect, base_url, model):
 
 
 def test_every_upstream_of_the_table_has_rows_and_every_row_a_price():
-    rows = shipped()
+    rows = shipped().rows()
     providers = {row.provider for row in rows}
     assert providers == {"openai", "anthropic", "google", "mistral", "deepseek", "groq", "xai", "openrouter",
                          "azure", "bedrock"}  # fmt: skip
@@ -78,7 +80,7 @@ def test_the_table_is_decimal_text_with_its_date_its_source_and_its_licence():
 
 
 def test_the_table_is_read_on_first_use_only():
-    code = "import tokenhub_proxy.pricelist as p; assert p._shipped.cache_info().currsize == 0"
+    code = "import tokenhub_proxy.pricelist as p; assert p.shipped.cache_info().currsize == 0"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -133,3 +135,28 @@ def test_a_price_that_no_binary_float_can_hold_is_kept_whole():
 def test_what_can_not_be_read_is_complained_about(text, words):
     with pytest.raises(ValueError, match=words):
         import_prices(text)
+
+
+def test_a_written_table_is_read_back_as_it_was():
+    rows = import_prices(LITELLM)
+    table = read_prices(write_prices(rows, "2026-11-22"))
+    assert [replace(row, as_of="2026-11-22") for row in rows] == table.rows()
+    assert table.lookup("openai", "https://api.openai.com/v1", "gpt-x") == table.rows()[0]
+
+
+def test_every_shipped_row_survives_being_written():
+    rows = [replace(row, note="") for row in shipped().rows()]
+    assert read_prices(write_prices(rows, "2026-11-22")).rows() == rows
+
+
+def test_prices_are_shown_and_imported_on_the_command_line(tmp_path, capsys):
+    assert main(["prices", "show", "claude-*", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown
+    assert all(row["model"].startswith("claude-") for row in shown)
+    theirs, ours = tmp_path / "theirs.json", tmp_path / "prices.json"
+    theirs.write_text(LITELLM)
+    assert main(["prices", "import", str(theirs), "--output", str(ours)]) == 0
+    assert read_prices(ours.read_text()).lookup("openai", "https://api.openai.com/v1", "gpt-x")
+    theirs.write_text("[]")
+    assert main(["prices", "import", str(theirs)]) == 2

@@ -16,7 +16,9 @@ from tests.served import ROOT, START_S, Served, environment
 from tokenhub_proxy import config
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = [(kind, text) for kind, text in re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)]
+BLOCKS = [
+    (kind, text) for kind, text in re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+]
 NODE_MODULES = ROOT / "tests/node/node_modules"
 SAID = "You said: Hello!"
 

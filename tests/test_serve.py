@@ -143,7 +143,9 @@ def test_sigterm_lets_a_stream_end_and_a_second_one_hurries(tmp_path, served) ->
         b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
     )
     words = " ".join(["word"] * 4000)
-    body = b'{"model": "demo", "stream": true, "messages": [{"role": "user", "content": "%s"}]}' % words.encode()
+    body = (
+        b'{"model": "demo", "stream": true, "messages": [{"role": "user", "content": "%s"}]}' % words.encode()
+    )
 
     def stream(body: bytes) -> socket.socket:
         host, port = one.address.split(":")
@@ -176,7 +178,9 @@ def test_sighup_and_a_changed_file_reload_and_a_bad_file_keeps_the_old_config(tm
     models = lambda: [model["id"] for model in one.get("/v1/models", KEY)[1]["data"]]  # noqa: E731
     assert models() == ["demo"]
 
-    file.write_text(CONFIG.replace("  demo: {targets", "  renamed: {targets").replace("}], p", ", model: demo}], p"))
+    file.write_text(
+        CONFIG.replace("  demo: {targets", "  renamed: {targets").replace("}], p", ", model: demo}], p")
+    )
     one.process.send_signal(signal.SIGHUP)
     until(in_log(one, "reloaded config.yaml"))
     assert models() == ["renamed"]

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from tokenhub_proxy import cli_prices
+
 if TYPE_CHECKING:
     from tokenhub_proxy.config import Config
     from tokenhub_proxy.routes import Upstream
@@ -166,6 +168,7 @@ def _add_reports(commands: Any) -> None:
     backup = _verb(group, "ledger", "backup", "copy the ledger while it is in use")
     backup.add_argument("path", metavar="PATH", type=os.path.abspath)
     _add(group, "export", _export, "print every entry as a JSON line")
+    cli_prices.add_to(commands)
 
 
 def _verb(group: Any, noun: str, name: str, help: str) -> argparse.ArgumentParser:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
-from tokenhub_proxy.prices import Price, parse_usd
+from tokenhub_proxy.prices import Price, format_usd, parse_usd
 
 # Whose list a dialect's upstream goes by, whatever its address is.
 _BY_DIALECT = {"anthropic": "anthropic", "gemini": "google", "azure": "azure", "bedrock": "bedrock"}
@@ -49,29 +49,84 @@ class Listed:
     as_of: str = ""
 
 
+class PriceList:
+    """A table of list prices in the form of the shipped `prices.json`."""
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        self._rows: Mapping[str, Mapping[str, Mapping[str, Any]]] = table["prices"]
+        self.hosts: dict[str, str] = dict(table.get("hosts", {}))
+        self._as_of: str = table.get("as_of", "")
+
+    def lookup(self, dialect: str, base_url: str, model: str) -> Listed | None:
+        """The list price of a model at an upstream, None where this table has none.
+
+        An `openai` upstream is known by its host; the others by their dialect. A dated snapshot
+        has the price of its model unless it has a row of its own.
+        """
+        provider = _BY_DIALECT.get(dialect) or _of_host(base_url, self.hosts)
+        rows = self._rows.get(provider or "", {})
+        for name in _names(model.lower(), provider == "bedrock"):
+            if name in rows:
+                return _listed(str(provider), name, rows[name], self._as_of)
+        return None
+
+    def rows(self) -> list[Listed]:
+        """All rows, in the table's order."""
+        return [
+            _listed(provider, model, row, self._as_of)
+            for provider, rows in self._rows.items()
+            for model, row in rows.items()
+        ]
+
+
+@lru_cache(maxsize=1)
+def shipped() -> PriceList:
+    """The table that ships with the package."""
+    return PriceList(json.loads(files("tokenhub_proxy").joinpath("prices.json").read_bytes()))
+
+
 def lookup(dialect: str, base_url: str, model: str) -> Listed | None:
-    """The list price of a model at an upstream, None where the shipped table has none.
-
-    An `openai` upstream is known by its host; the others by their dialect. A dated snapshot has
-    the price of its model unless it has a row of its own.
-    """
-    table = _shipped()
-    provider = _BY_DIALECT.get(dialect) or _of_host(base_url, table["hosts"])
-    rows = table["prices"].get(provider, {})
-    for name in _names(model.lower(), provider == "bedrock"):
-        if name in rows:
-            return _listed(str(provider), name, rows[name], table["as_of"])
-    return None
+    """`PriceList.lookup` of the shipped table."""
+    return shipped().lookup(dialect, base_url, model)
 
 
-def shipped() -> list[Listed]:
-    """All rows of the shipped table."""
-    table = _shipped()
-    return [
-        _listed(provider, model, row, table["as_of"])
-        for provider, rows in table["prices"].items()
-        for model, row in rows.items()
-    ]
+def read_prices(text: str) -> PriceList:
+    """A table that `write_prices` wrote, maybe edited. Raises ValueError with a message for people."""
+    try:
+        table = json.loads(text)
+        # Hosts are facts of the providers, not of a price list: a written table goes by ours.
+        found = PriceList({**table, "hosts": shipped().hosts | table.get("hosts", {})})
+        found.rows()
+    except (json.JSONDecodeError, RecursionError):
+        raise ValueError("is no JSON") from None
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError("is no price table; `tokenhub-proxy prices import` writes one") from None
+    return found
+
+
+def write_prices(listed: Iterable[Listed], as_of: str) -> str:
+    """The rows as a table: JSON text with decimal prices in USD per million tokens."""
+    prices: dict[str, dict[str, Any]] = {}
+    for row in listed:
+        found: dict[str, Any] = {name: format_usd(getattr(row.price, name)) for name in _TOKENS}
+        if row.context_length is not None:
+            found["context_length"] = row.context_length
+        if row.output_max is not None:
+            found["max_output_tokens"] = row.output_max
+        prices.setdefault(row.provider, {})[row.model.lower()] = found
+    return json.dumps({"as_of": as_of, "unit": "USD per million tokens", "prices": prices}, indent=1) + "\n"
+
+
+def row_object(row: Listed) -> dict[str, Any]:
+    """A row for people and programs; prices are decimal texts in USD per million tokens."""
+    return {
+        "provider": row.provider,
+        "model": row.model,
+        **{name: format_usd(getattr(row.price, name)) for name in _TOKENS},
+        "context_length": row.context_length,
+        "max_output_tokens": row.output_max,
+        "note": row.note or None,
+    }
 
 
 def import_prices(text: str) -> list[Listed]:
@@ -89,12 +144,6 @@ def import_prices(text: str) -> list[Listed]:
     if isinstance(found, Mapping):
         return list(_of_litellm(found))
     raise ValueError("neither LiteLLM's prices nor OpenRouter's models: the top level is no object")
-
-
-@lru_cache(maxsize=1)
-def _shipped() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(files("tokenhub_proxy").joinpath("prices.json").read_bytes())
-    return found
 
 
 def _of_host(base_url: str, hosts: Mapping[str, str]) -> str | None:

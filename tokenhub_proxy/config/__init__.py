@@ -27,6 +27,7 @@ from tokenhub_proxy.config.upstreams import UpstreamReader
 from tokenhub_proxy.config.walk import Walk
 from tokenhub_proxy.keys import Key, Networks
 from tokenhub_proxy.ledger import Account
+from tokenhub_proxy.pricelist import Listed, read_prices
 from tokenhub_proxy.routes import Route, Upstream
 
 Durability = Literal["full", "process"]
@@ -36,7 +37,7 @@ LogFormat = Literal["auto", "json", "text", "off"]
 # must show each of them.
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "": (
-        "listen", "ledger", "max_body_mib", "durability", "trusted_proxies", "cors_origins", "log",
+        "listen", "ledger", "max_body_mib", "durability", "trusted_proxies", "cors_origins", "log", "prices",
         "upstreams", "models", "accounts", "keys",
     ),
     "log": ("format",),
@@ -100,6 +101,7 @@ def load(
     fields = walk.fields(root, OPTIONS[""])
     sections = {option: fields.get(option, _NO_SECTION) for option in ("upstreams", "models", "accounts")}
     known = UpstreamReader(walk, secrets).read(sections["upstreams"])
+    price_for = _price_lists(walk, fields.get("prices"), folder, read_file, price_for)
     models = ModelReader(walk, known, sections["upstreams"].fields, price_for).read(sections["models"])
     accounts = read_accounts(walk, sections["accounts"])
     clients = KeyReader(walk, secrets, accounts, sections["models"].fields).read(fields.get("keys"))
@@ -130,6 +132,33 @@ def load(
         warnings=tuple(warning.told(name) for warning in sorted(walk.warnings)),
         places=dict(places(root)),
     )
+
+
+def _price_lists(
+    walk: Walk,
+    node: Node | None,
+    folder: Path,
+    read_file: Callable[[Path], str],
+    price_for: PriceFor | None,
+) -> PriceFor | None:
+    """The operator's own price table, where there is one, and behind it the one that was given."""
+    path = walk.parsed(node, values.path)
+    if node is None or path is None:
+        return price_for
+    try:
+        own = read_prices(read_file(folder / path))
+    except OSError as error:
+        walk.complain(node, f"can't be read: {error.strerror or type(error).__name__}")
+    except ValueError as error:
+        walk.complain(node, str(error))
+    else:
+
+        def found(upstream: Upstream, model: str) -> Listed | None:
+            listed = own.lookup(upstream.dialect, upstream.base_url, model)
+            return listed or (price_for(upstream, model) if price_for is not None else None)
+
+        return found
+    return price_for
 
 
 def _log_format(walk: Walk, fields: Mapping[str, Node]) -> LogFormat:
