@@ -84,7 +84,8 @@ def test_system_messages_from_anywhere_come_first_in_their_order() -> None:
             {"role": "system", "content": "one"},
             {"role": "user", "content": "Hi"},
             {"role": "developer", "content": [{"type": "text", "text": "two"}]},
-            {"role": "system", "content": ""},
+            {"role": "system", "content": " \n"},
+            {"role": "assistant", "content": "\t"},
         ]
     )
     assert body["system"] == [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
@@ -109,7 +110,7 @@ def test_results_of_one_turn_stand_together_before_any_text() -> None:
             {"role": "assistant", "content": "", "tool_calls": listed},
             {"role": "tool", "tool_call_id": "a", "content": "sun"},
             {"role": "user", "content": "and?"},
-            {"role": "tool", "tool_call_id": "b", "content": [{"type": "text", "text": ""}]},
+            {"role": "tool", "tool_call_id": "b", "content": [{"type": "text", "text": " "}]},
         ]
     )
     assert body["messages"] == [

@@ -113,7 +113,7 @@ class Request:
         self._add_thinking(passed.get("thinking"), conversation)
         self._add_sampling(passed.get("top_k"))
         self._add_rest()
-        system = [_text_block(text) for text in conversation.system] + hints
+        system = [block for text in conversation.system for block in self._user_blocks(text)] + hints
         if system:
             self._body["system"] = system
         messages = [{"role": turn.role, "content": self._blocks(turn)} for turn in conversation.turns]
@@ -271,13 +271,15 @@ class Request:
 
     def _user_blocks(self, part: Part) -> Sequence[dict[str, Any]]:
         if isinstance(part, Text):
-            return (_text_block(part),)
+            # Blank texts are refused, and say nothing.
+            return ({"type": "text", "text": part.text, **part.extra},) if part.text.strip() else ()
         if isinstance(part, Media):
             return (self._media(part),)
         if isinstance(part, ToolResult):
             found: dict[str, Any] = {"type": "tool_result", "tool_use_id": part.id}
-            if part.parts:
-                found["content"] = [block for inner in part.parts for block in self._user_blocks(inner)]
+            content = [block for inner in part.parts for block in self._user_blocks(inner)]
+            if content:
+                found["content"] = content
             return (found | dict(part.extra),)
         return ()
 
@@ -345,10 +347,6 @@ class Request:
             self.losses.drop("service_tier")
         if self._call.stream:
             self._body["stream"] = True
-
-
-def _text_block(part: Text) -> dict[str, Any]:
-    return {"type": "text", "text": part.text, **part.extra}
 
 
 def _thinking_block(part: Thinking) -> dict[str, Any] | None:
