@@ -88,17 +88,17 @@ def facts_of(target: Target, default_row: str | None = None) -> Facts:
 def check_quirks(given: object) -> None:
     """Raises ValueError, with a message for people, unless this can be an upstream's `quirks`."""
     if not isinstance(given, Mapping):
-        raise ValueError("quirks: must be a mapping of facts")
+        raise ValueError("must be a mapping of facts")
     for name, value in given.items():
         if name == "like":
             if value not in ROWS:
-                raise ValueError(f"quirks.like: no such upstream {value!r}{_nearest(str(value), ROWS)}")
+                raise ValueError(f"like: no such upstream {value!r}{_nearest(str(value), ROWS)}")
             continue
         if name not in _NAMES:
-            raise ValueError(f"quirks: no such fact {name!r}{_nearest(str(name), _NAMES)}")
+            raise ValueError(f"no such fact {name!r}{_nearest(str(name), _NAMES)}")
         problem = _problem(getattr(PLAIN, name), value)
         if problem:
-            raise ValueError(f"quirks.{name}: must be {problem}")
+            raise ValueError(f"{name} must be {problem}")
 
 
 def _problem(default: object, value: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tokenhub_proxy.dialects import anthropic_fields, bedrock_fields, gates, gemini_fields
+from tokenhub_proxy.dialects import anthropic_fields, bedrock_fields, gates, gemini_fields, quirks
 from tokenhub_proxy.dialects.fields import Fate
 
 TABLES: Mapping[str, Mapping[str, Fate]] = {
@@ -29,7 +29,8 @@ Made from the code by `scripts/docs_dialects`; a test keeps the two equal.
 A field that is null, or has the value in brackets, asks for nothing and is never reported. Fields
 that a table does not name are dropped and reported.
 
-The openai and azure dialects relay a request as it is, but for the model's name.
+The openai and azure dialects relay a request as it is, but for the model's name and for what the
+upstreams of the last table are known to take otherwise; fields that it does not name are sent on.
 
 What single models take differs; the gates are data with the date {gates.DATED}, and `quirks` in an
 upstream's row of the config stands over them.
@@ -44,4 +45,29 @@ def page() -> str:
         for name, fate in fields.items():
             neutral = "".join(f" [`{value}`]" for value in fate.neutral)
             parts.append(f"| `{name}` | {fate.kind} | {fate.note}{neutral} |\n")
+    return "".join(parts) + _quirks()
+
+
+def _quirks() -> str:
+    """What OpenAI-compatible upstreams take otherwise, a row for each and for the models that differ."""
+    parts = [f"\n## openai and azure: upstreams that differ, as of {quirks.AS_OF}\n"]
+    parts.append("\n| upstream or model | what it takes otherwise |\n|---|---|\n")
+    for name, row in quirks.ROWS.items():
+        facts = {fact: value for fact, value in row.items() if fact != "models"}
+        parts.append(f"| **{name}** | {_facts(facts)} |\n")
+        parts += [
+            f"| {name}: `{pattern}` | {_facts(laid_over)} |\n" for pattern, laid_over in row.get("models", ())
+        ]
     return "".join(parts)
+
+
+def _facts(facts: Mapping[str, object]) -> str:
+    return "; ".join(f"{fact}: {_said(value)}" for fact, value in facts.items())
+
+
+def _said(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} → {_said(inner)}" for name, inner in value.items())
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "nothing"
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
