@@ -99,6 +99,9 @@ async def test_an_address_that_does_not_answer_costs_a_quarter_of_a_second_not_t
             begun_s = asyncio.get_running_loop().time()
             assert (await ask(live, outgoing("http://double.example"))).body == b"ok"
             assert 0.2 < asyncio.get_running_loop().time() - begun_s < 2
+            await asyncio.sleep(0.01)
+            trying = [task for task in asyncio.all_tasks() if "_attempt" in repr(task.get_coro())]
+            assert trying == []
 
 
 async def test_an_address_that_refuses_costs_nothing(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +123,27 @@ async def test_when_all_addresses_fail_the_last_failure_is_told(
             monkeypatch, (socket.AF_INET, ("255.255.255.255", 80)), (socket.AF_INET, unused.getsockname())
         )
         assert await refused(live, outgoing("http://double.example")) == "refused"
+
+
+async def test_of_addresses_that_answer_in_one_moment_one_socket_stays_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moment = asyncio.Event()
+    sockets: list[socket.socket] = []
+
+    async def attempt(loop: object, address: object) -> socket.socket:
+        await moment.wait()
+        sockets.append(socket.socket())
+        return sockets[-1]
+
+    monkeypatch.setattr(connect_module, "_attempt", attempt)
+    monkeypatch.setattr(connect_module, "_ATTEMPT_DELAY_S", 0)
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.05, moment.set)
+    with await connect_module._first_to_answer(loop, [(socket.AF_INET,)] * 5) as first:
+        await asyncio.sleep(0)
+        assert len(sockets) == 5
+        assert [sock for sock in sockets if sock.fileno() != -1] == [first]
 
 
 async def test_addresses_that_answer_together_leave_one_connection(

@@ -49,6 +49,17 @@ async def test_the_warmest_connection_is_reused_first(live: Live) -> None:
         assert len(warm.requests) == 3
 
 
+async def test_a_connection_that_is_closing_is_passed_over(live: Live) -> None:
+    async with serve(TWICE, TWICE) as upstream:
+        asked = outgoing(upstream.url)
+        async with live.send(asked) as one, live.send(asked) as other:
+            assert await one.pump(lambda data: None)
+            assert await other.pump(lambda data: None)
+        live._pools["up"]._idle[-1].close()
+        got = await ask(live, asked)
+        assert (got.body, got.retried, len(upstream.peers)) == (b"two", False, 2)
+
+
 async def test_no_more_connections_than_allowed_however_many_ask(live: Live) -> None:
     script = [action for _ in range(30) for action in (request(), send(answer(b"x")))]
     async with serve(script) as upstream:
@@ -68,6 +79,7 @@ async def test_a_place_that_does_not_come_free_is_a_pool_timeout(live: Live) -> 
                 await ask(live, asked)
             assert (caught.value.kind, caught.value.executed) == ("pool_timeout", False)
             assert live.statistics["up"].in_flight == 1
+            assert not live._pools["up"]._waiters  # else a long jam would pile them up
 
 
 async def test_a_waiting_call_gets_the_place_of_a_connection_that_broke(live: Live) -> None:

@@ -121,7 +121,6 @@ async def _first_to_answer(loop: asyncio.AbstractEventLoop, addresses: list[_Add
                 attempts.discard(attempt)
                 failure = attempt.exception()
                 if failure is None:
-                    attempts |= done - {attempt}  # two may answer in one moment: one is enough
                     return attempt.result()
                 error = failure
     finally:
