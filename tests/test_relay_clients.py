@@ -152,10 +152,10 @@ def relayed(text: bytes) -> tuple[bytes, int]:
     return b"".join(told), estimate(told, orjson.dumps(BODY))
 
 
+@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.long)])
 async def test_random_disconnects_stop_the_upstream_and_are_billed_by_what_was_relayed(
-    serve: Serve, request: pytest.FixtureRequest
+    serve: Serve, count: int
 ) -> None:
-    count = 1000 if "long" in (request.config.getoption("-m") or "").replace("not long", "") else 200
     draw = random.Random(20261122)
     text = b"".join(EVENTS)
     offsets = [draw.randrange(len(text) + 1) for _ in range(count)]
