@@ -23,6 +23,7 @@ CLIENTS = 12
 RECOVERED_S = 5.0
 # (10 input + 2 output tokens) at 3 and 15 USD per million tokens, in nanodollars
 COST = 10 * 3_000 + 2 * 15_000
+PRICE = "{input: 3.00, output: 15.00}"
 CREDIT = 1_000_000
 
 
@@ -36,8 +37,7 @@ class Round:
 
 def config(upstream: str) -> str:
     models = "\n".join(
-        f"  c{number}: {{targets: [{{upstream: up}}], price: {{input: 3.00, output: 15.00}}, "
-        "max_output_tokens: 100}"
+        f"  c{number}: {{targets: [{{upstream: up}}], price: {PRICE}, max_output_tokens: 100}}"
         for number in range(CALLS)
     )
     return f"""

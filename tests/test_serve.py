@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
 from tests.served import COMMAND, Served, environment, run
-from tokenhub_proxy import wiring
+from tokenhub_proxy import control, wiring
 
 KEY = "sk-th-servedservedserved"
 CONFIG = f"""
@@ -25,6 +28,7 @@ models:
   demo: {{targets: [{{upstream: demo}}], price: free}}
 keys: [{{name: laptop, key: {KEY}}}]
 """
+PRICED = CONFIG.replace("price: free", "price: {input: 3.00, output: 15.00}")
 # Much more than it takes, much less than a person waits.
 WAIT_S = 15.0
 START_S_MAX = 2.0
@@ -202,21 +206,23 @@ def test_sighup_without_a_config_file_ends_nothing(served) -> None:
     assert one.chat(one.secret)[0] == 200
 
 
-def test_the_first_answer_comes_within_seconds_and_an_idle_server_is_small(tmp_path, served) -> None:
-    served("--listen", "127.0.0.1:0").stop()  # warm: modules compiled
+def test_the_first_answer_comes_within_two_seconds_and_an_idle_server_is_small(tmp_path, served) -> None:
+    warm = served("--listen", "127.0.0.1:0")  # modules compiled, a key made
+    secret = warm.secret
+    warm.stop()
     starts_at = time.monotonic()
-    ran = os.times()
     one = served("--listen", "127.0.0.1:0")
-    first_s = time.monotonic() - starts_at
-    status = Path(f"/proc/{one.process.pid}/status")
+    assert one.chat(secret)[0] == 200
+    clock_s = time.monotonic() - starts_at
+    status, stat_line = Path(f"/proc/{one.process.pid}/status"), Path(f"/proc/{one.process.pid}/stat")
     if not status.exists():
         pytest.skip("this system has no /proc")
     rss = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
     assert int(rss.split()[1]) < RSS_MIB_MAX * 1024, rss
-    # On a machine that others use, CPU time tells what the clock does not.
-    ticks = Path(f"/proc/{one.process.pid}/stat").read_text().rpartition(")")[2].split()
+    # Where others use the machine too, the process's own CPU time tells what the clock can't.
+    ticks = stat_line.read_text().rpartition(")")[2].split()
     cpu_s = (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
-    assert min(first_s, cpu_s) < START_S_MAX, (first_s, cpu_s, ran)
+    assert min(clock_s, cpu_s) < START_S_MAX, (clock_s, cpu_s)
 
 
 class Ollama:
@@ -243,8 +249,6 @@ class Ollama:
     ],
 )
 def test_an_ollama_is_found_and_anything_else_there_is_not_one(monkeypatch, answer, models) -> None:
-    from threading import Thread
-
     ollama = Ollama(answer)
     monkeypatch.setattr(wiring, "OLLAMA", ollama.listener.getsockname())
     thread = Thread(target=ollama)
@@ -262,3 +266,36 @@ def test_without_an_ollama_there_are_no_models_of_it(monkeypatch) -> None:
         address = listener.getsockname()
     monkeypatch.setattr(wiring, "OLLAMA", address)
     assert list(wiring.ollama_models()) == []
+
+
+def test_backups_under_load_are_whole_and_add_up(tmp_path, served) -> None:
+    (tmp_path / "config.yaml").write_text(PRICED)
+    one = served()
+    stop = Event()
+    statuses: list[int] = []
+
+    def load() -> None:
+        while not stop.is_set():
+            statuses.append(one.chat(KEY)[0])
+
+    clients = [Thread(target=load) for _ in range(3)]
+    for client in clients:
+        client.start()
+    ledger = str(tmp_path / "books.db")
+    try:
+        for number in range(10):
+            list(control.ask(ledger, "ledger backup", {"path": str(tmp_path / f"{number}.db")}))
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+    assert set(statuses) == {200}
+    charges = []
+    for number in range(10):
+        copy = tmp_path / f"{number}.db"
+        with contextlib.closing(sqlite3.connect(copy)) as books:
+            assert books.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            charges += books.execute("SELECT count(*) FROM entries").fetchone()
+    assert charges == sorted(charges), "each is a prefix of the next"
+    # It was taken from a server with calls in flight: their holds are expired, and all adds up.
+    assert run(tmp_path, "ledger", "verify", "--ledger", str(tmp_path / "9.db")).returncode == 0

@@ -246,7 +246,7 @@ class Administration:
 def checked_name(name: object) -> str:
     """The name of a key or an account. Raises InvalidRequest."""
     try:
-        return values.name(str(name))
+        return values.name(name if isinstance(name, str) else "")
     except ValueError as error:
         raise InvalidRequest(f"{shown(str(name))}: {error}.", param="name") from None
 

@@ -87,6 +87,8 @@ class Control:
         task = asyncio.ensure_future(self._serve(reader, writer))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
+        # Not in the task's own finally: one that is cancelled before it ran has none.
+        task.add_done_callback(lambda _: writer.close())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -98,8 +100,6 @@ class Control:
                             await writer.drain()
         except (ConnectionError, TimeoutError):
             pass  # the other side left, or does nothing
-        finally:
-            writer.close()
 
     async def _answers(self, line: bytes) -> AsyncGenerator[dict[str, Any], None]:
         try:
