@@ -26,6 +26,9 @@ LINE_BYTES_MAX = 4 * 2**20
 PEER_S = 60.0
 # Scripts may ask in parallel; more at once than this is a loop that went wrong.
 CONNECTIONS_MAX = 64
+# An export waits for its reader beyond so much; asking at every line cost more than the lines.
+# It is asyncio's own mark, above which `drain` waits.
+UNSENT_BYTES_MAX = 2**16
 # Verbs that read millions of rows take their time; a dead owner is noticed by its closed socket.
 ANSWER_S = 600.0
 # The kernel takes socket paths up to 107 bytes; longer ones go through a descriptor of the folder.
@@ -96,8 +99,9 @@ class Control:
                 async with contextlib.aclosing(self._answers(line)) as answers:
                     async for answer in answers:
                         writer.write(orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE))
-                        async with asyncio.timeout(PEER_S):
-                            await writer.drain()
+                        if writer.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
+                            async with asyncio.timeout(PEER_S):
+                                await writer.drain()
         except (ConnectionError, TimeoutError):
             pass  # the other side left, or does nothing
 
