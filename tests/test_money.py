@@ -18,7 +18,8 @@ from tests.test_relay_clients import until
 from tests.test_relay_streams import BODY, charged, request_bytes, stream, unchunked
 from tests.test_server import MESSAGES, ask, error_of
 from tests.upstream import DONE, STREAM, FakeUpstream, json_says, stream_says, usage_chunk, whole
-from tokenhub_proxy.ledger import WRITEOFF, committer
+from tokenhub_proxy import wiring
+from tokenhub_proxy.ledger import WRITEOFF, Ending, Hold, committer, holding
 
 PATH = "/v1/chat/completions"
 CALL = {"model": "m", "messages": MESSAGES, "max_tokens": 100}
@@ -357,3 +358,23 @@ async def test_a_whole_answer_whose_ending_can_not_be_written_is_a_503_that_forb
     disk.full = False
     await until(lambda: running.ledger.unavailable is None)
     assert await balance(running) == (10**9 - 60_000, 0)
+
+
+async def test_requests_older_than_the_config_wants_them_are_forgotten_and_their_money_is_not(
+    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wiring, "PURGE_S", 0.02)
+    running = await serve("retention_days: 1\n" + one_upstream(upstream.base_url))
+    ledger, old = running.ledger, running.proxy.relay.clock() - 2 * 86_400
+    for request_id, at in (("req_old", old), ("req_new", old + 3 * 43_200)):
+        hold = Hold(request_id, ledger.list_keys()[0], "m", 10, at)
+        async with holding(ledger, hold, lambda at=at: at):
+            hold.end(Ending("settled", at, cost=7, upstream="up"))
+
+    async with asyncio.timeout(5):
+        while await ledger.receipt("req_old") is not None:
+            await asyncio.sleep(0.01)
+
+    assert (await ledger.receipt("req_new")) is not None
+    assert [entry.request_id async for entry in ledger.entries()] == ["req_old", "req_new"]
+    assert sum(row.cost for row in await ledger.usage("key")) == 14

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import socket
@@ -18,7 +19,7 @@ from tokenhub_proxy.admin import Administration
 from tokenhub_proxy.config import Config
 from tokenhub_proxy.connection import Server
 from tokenhub_proxy.dialects import Dialect, Memory, dialect
-from tokenhub_proxy.errors import ShuttingDown
+from tokenhub_proxy.errors import LedgerUnavailable, ShuttingDown
 from tokenhub_proxy.ledger.sqlite import SqliteLedger, open_ledger
 from tokenhub_proxy.limits import Limits
 from tokenhub_proxy.relay import Relay, Serving
@@ -34,6 +35,9 @@ from tokenhub_proxy.wire import Transport
 OLLAMA = ("127.0.0.1", 11434)
 OLLAMA_S = 0.3
 OLLAMA_BYTES_MAX = 4 * 2**20
+DAY_S = 86_400.0
+# How often old requests are looked for; a round without any costs one query.
+PURGE_S = 3600.0
 # Streams get so long to end by themselves when the proxy is told to stop.
 DRAIN_S = 30.0
 # And what is cut after that gets so long to be told, settled and written.
@@ -120,6 +124,19 @@ class Proxy:
     _transports: Transports
     _server: Server
     _listener: asyncio.Server
+    _keeping: asyncio.Task[None] | None = None
+
+    def keep(self) -> None:
+        """Begin to forget requests that are older than the config wants them."""
+        self._keeping = asyncio.get_running_loop().create_task(self._forget())
+
+    async def _forget(self) -> None:
+        while True:
+            days = self.config.retention_days
+            if days is not None:
+                with contextlib.suppress(LedgerUnavailable):  # told by /readyz; the next round tries again
+                    await self.ledger.purge(self.relay.clock() - days * DAY_S)
+            await asyncio.sleep(PURGE_S)
 
     async def reload(self, config: Config) -> None:
         """Take a new config: all of it, or, where it raises, nothing."""
@@ -138,6 +155,8 @@ class Proxy:
     async def drain(self, drain_s: float = DRAIN_S, hurry: asyncio.Event | None = None) -> None:
         """Refuse what is new, let streams end, cut the rest, settle everything."""
         self.relay.draining = True
+        if self._keeping is not None:
+            self._keeping.cancel()
         self._listener.close()
         self._server.retire()
         await self._drained(drain_s, hurry)
@@ -190,7 +209,7 @@ async def start(
         await ledger.aclose()
         raise
     port = listener.sockets[0].getsockname()[1]
-    return Proxy(
+    proxy = Proxy(
         config=config,
         relay=relay,
         application=application,
@@ -200,6 +219,8 @@ async def start(
         _server=server,
         _listener=listener,
     )
+    proxy.keep()
+    return proxy
 
 
 def shown_host(host: str) -> str:

@@ -38,7 +38,7 @@ LogFormat = Literal["auto", "json", "text", "off"]
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "": (
         "listen", "ledger", "max_body_mib", "durability", "trusted_proxies", "cors_origins", "log", "prices",
-        "upstreams", "models", "accounts", "keys",
+        "retention_days", "upstreams", "models", "accounts", "keys",
     ),
     "log": ("format",),
     **_upstreams.OPTIONS, **_models.OPTIONS, **_keys.OPTIONS,
@@ -48,6 +48,7 @@ LISTEN = "127.0.0.1:8900"
 LEDGER = "sqlite:///tokenhub.db"
 BODY_MAX_MIB = 32
 BODY_MAX_MIB_MAX = 1024
+RETENTION_DAYS_MAX = 36_500
 
 _NO_SECTION = Node("", 1, 1, "mapping")
 
@@ -73,6 +74,7 @@ class Config:
     keys: tuple[Key, ...]
     cors_origins: tuple[str, ...]
     log_format: LogFormat
+    retention_days: int | None = None
     warnings: tuple[str, ...] = ()
     places: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -112,6 +114,7 @@ def load(
     proxies = walk.texts(fields.get("trusted_proxies"), values.network)
     origins = walk.texts(fields.get("cors_origins"), values.origin)
     log_format = _log_format(walk, fields)
+    retention_days = walk.integer(fields.get("retention_days"), 1, RETENTION_DAYS_MAX)
     if not models and not walk.complaints:
         walk.warn(sections["models"], "no models: nothing can be called")
     if walk.complaints:
@@ -129,6 +132,7 @@ def load(
         keys=clients,
         cors_origins=origins if "cors_origins" in fields else ("*",),
         log_format=log_format,
+        retention_days=retention_days,
         warnings=tuple(warning.told(name) for warning in sorted(walk.warnings)),
         places=dict(places(root)),
     )
