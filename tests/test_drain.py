@@ -15,7 +15,7 @@ import pytest
 from tests import chaos
 from tests.conftest import Running, Serve, load, one_upstream
 from tests.test_money import PATH, in_two_parts
-from tests.test_relay_clients import until
+from tests.test_relay_clients import deaf_socket, flooded, until
 from tests.test_relay_streams import BODY, answers, request_bytes, stream, unchunked
 from tests.test_server import MESSAGES, ask, error_of
 from tests.upstream import STREAM, FakeUpstream, chunk
@@ -144,6 +144,22 @@ async def test_an_answer_whose_books_are_being_closed_is_not_cut(
 
     assert (await answering)[0] == 200
     await stopping
+    assert await books(running) == ([], 0, ["settled"])
+
+
+async def test_a_client_that_does_not_read_keeps_nobody_from_stopping(serve: Serve) -> None:
+    running, flood, server = await flooded(serve, 64 * 2**20)
+    with deaf_socket(running) as deaf:
+        deaf.sendall(request_bytes(BODY))
+        await until(lambda: flood.paused)
+
+        async with asyncio.timeout(3):
+            await running.proxy.stop(drain_s=0.1)
+
+        assert not running.proxy._server.connections
+        await flood.lost.wait()
+    server.close()
+    await server.wait_closed()
     assert await books(running) == ([], 0, ["settled"])
 
 

@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -41,7 +41,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Connection(web.RequestHandler):
     """aiohttp's connection, with the deadlines it lacks, telling the client when writing has to pause."""
 
-    __slots__ = ("_drained", "_head_timer", "_stall_timer", "client", "retiring", "stalled")
+    __slots__ = ("_drained", "_head_timer", "_socket", "_stall_timer", "client", "retiring", "stalled")
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -51,6 +51,17 @@ class Connection(web.RequestHandler):
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._drained: asyncio.Future[None] | None = None
+        # aiohttp forgets its transport when it closes it, long before the last bytes are taken.
+        self._socket: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._socket = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
+
+    def cut(self) -> None:
+        """Close at once, whatever was not taken."""
+        if self._socket is not None:
+            self._socket.abort()
 
     def retire(self) -> None:
         """Serve the request at hand, if there is one, and no other."""
@@ -88,6 +99,7 @@ class Connection(web.RequestHandler):
         self._end_stall()
         if self._head_timer is not None:
             self._head_timer.cancel()
+        self._socket = None
         super().connection_lost(exc)
 
     async def drained(self) -> None:
@@ -98,9 +110,8 @@ class Connection(web.RequestHandler):
 
     def _stall(self) -> None:
         self._stall_timer = None
-        if self.transport is not None:
-            self.stalled = True
-            self.transport.abort()
+        self.stalled = True
+        self.cut()
 
     def _end_stall(self) -> None:
         if self._stall_timer is not None:
@@ -144,6 +155,13 @@ class Server(web.Server):
         for connection in self.connections:
             if isinstance(connection, Connection):
                 connection.retire()
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as its parent has it
+        """Close every connection; what a client has not taken after so many seconds is thrown away."""
+        connections = [one for one in self.connections if isinstance(one, Connection)]
+        await super().shutdown(timeout)
+        for connection in connections:
+            connection.cut()
 
 
 class Written(web.StreamResponse):
