@@ -153,10 +153,15 @@ async def test_a_client_that_does_not_read_keeps_nobody_from_stopping(serve: Ser
         deaf.sendall(request_bytes(BODY))
         await until(lambda: flood.paused)
 
+        (connection,) = running.proxy._server.connections
+        transport = connection.transport
+        assert transport is not None
+        assert transport.get_write_buffer_size() > 0
+
         async with asyncio.timeout(3):
             await running.proxy.stop(drain_s=0.1)
 
-        assert not running.proxy._server.connections
+        assert transport.get_write_buffer_size() == 0  # thrown away, not kept for ever
         await flood.lost.wait()
     server.close()
     await server.wait_closed()
