@@ -39,6 +39,11 @@ def check_quirks(dialect: str, given: object) -> None:
             raise ValueError(f"{name} must be {wanted}")
 
 
+def quirk_names(dialect: str) -> tuple[str, ...]:
+    """The facts that `quirks` of such an upstream may set."""
+    return tuple(_known(dialect))
+
+
 def _known(dialect: str) -> dict[str, Any]:
     """The facts of a dialect and their types. A row inside a row is no fact: its members are."""
     found: dict[str, Any] = {}
