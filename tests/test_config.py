@@ -113,7 +113,7 @@ upstreams:
     proxy: http://user:word@proxy:3128
     ca_file: ca.pem
     allow_fields: [provider]
-    quirks: {no_stream_options: true, depth: [1, 2.5, null, "3", x]}
+    quirks: {thinking: adaptive, json_schema: true}
   aws: {dialect: bedrock, region: eu-west-1, access_key_id: env:A, secret_access_key: file:/abs/key}
 models:
   m:
@@ -154,7 +154,7 @@ keys:
     assert claude.timeouts == Timeouts(connect_s=2.5, total_s=60.0)
     assert (claude.connections_max, claude.proxy) == (7, "http://user:word@proxy:3128")
     assert (claude.ca_file, claude.allow_fields) == ("etc/ca.pem", frozenset({"provider"}))
-    assert claude.options == {"quirks": {"no_stream_options": True, "depth": [1, 2.5, None, "3", "x"]}}
+    assert claude.options == {"quirks": {"thinking": "adaptive", "json_schema": True}}
     assert aws.base_url == "https://bedrock-runtime.eu-west-1.amazonaws.com"
     assert aws.options == {"region": "eu-west-1", "access_key_id": "secret-a", "secret_access_key": "aws"}
     route = config.routes["m"]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 from pydantic import TypeAdapter
 
 from tokenhub_proxy.calls import parse
-from tokenhub_proxy.dialects import Asking, Memory, dialect
-from tokenhub_proxy.dialects.facts import PLAIN, check_quirks, facts_of
+from tokenhub_proxy.dialects import DIALECTS, Asking, Memory, dialect
+from tokenhub_proxy.dialects.checks import check_quirks
+from tokenhub_proxy.dialects.facts import PLAIN, facts_of
 from tokenhub_proxy.dialects.quirks import AS_OF, ROWS
 from tokenhub_proxy.errors import InvalidRequest
 from tokenhub_proxy.prices import Usage
@@ -59,7 +63,9 @@ def test_the_table_has_its_date_and_every_fact_in_it_is_one():
     for name, row in ROWS.items():
         models = dict(row.get("models", ()))
         for facts in (row, *models.values()):
-            check_quirks({key: value for key, value in facts.items() if key not in ("hosts", "models")})
+            check_quirks(
+                "openai", {key: value for key, value in facts.items() if key not in ("hosts", "models")}
+            )
         assert facts_of(target(name)) is not PLAIN
 
 
@@ -91,12 +97,12 @@ def test_each_host_is_recognised_and_an_unknown_one_has_no_quirks():
 )
 def test_one_limit_is_told_under_the_name_the_upstream_takes(row, name):
     other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}[name]
-    for given, expected in (
+    for fields, expected in (
         ({"max_tokens": 7}, 7),
         ({"max_completion_tokens": 7}, 7),
         ({"max_tokens": 9, "max_completion_tokens": 7}, 7),
     ):
-        body, dropped = asked(row, **given)
+        body, dropped = asked(row, **fields)
         assert body[name] == expected
         assert other not in body
         assert dropped == ()
@@ -255,11 +261,110 @@ def test_facts_of_the_config_are_laid_over_ours_one_by_one():
         ({"drop": "seed"}, "a list"),
         ({"roles": []}, "a mapping"),
         ({"limit": 5}, "text"),
+        ({"like": ["groq"]}, "no such upstream"),
+        ({"roles": {"developer": 1}}, "a mapping of texts"),
+        ({"nearest": {"tool_choice": "auto"}}, "a mapping of mappings"),
+        ({"tool_id_letters": True}, "a whole number"),
+        ({"tool_id_letters": -1}, "a whole number"),
     ],
 )
 def test_quirks_that_can_not_be_read_are_complained_about(quirks, words):
     with pytest.raises(ValueError, match=words):
-        check_quirks(quirks)
+        check_quirks("openai", quirks)
+
+
+@pytest.mark.parametrize(
+    ("name", "quirks", "words"),
+    [
+        ("anthropic", {"like": "groq"}, "no such fact 'like'"),
+        ("anthropic", {"thinking": "much"}, "one of none, budget, adaptive"),
+        ("anthropic", {"sampling": 1}, "true or false"),
+        ("anthropic", {"levels": ["low"]}, "no such fact"),
+        ("gemini", {"levels": ["low", "huge"]}, "a list, each one of minimal, low, medium, high"),
+        ("gemini", {"budget_max": 1.5}, "a whole number of at least 0"),
+        ("gemini", {"signature": True}, "did you mean 'signatures'"),
+        ("bedrock", {"reasoning": ["claude"]}, "one of none, claude, effort, qwen, nova"),
+        ("bedrock", {"top_k": "k"}, "a list, each text"),
+        ("bedrock", {"claude": {}}, "no such fact 'claude'"),
+        ("demo", {"limits": "x"}, "did you mean 'limit'"),
+        ("azure", {"limits": "x"}, "did you mean 'limit'"),
+    ],
+)
+def test_quirks_are_those_of_the_upstreams_own_dialect(name, quirks, words):
+    with pytest.raises(ValueError, match=words):
+        check_quirks(name, quirks)
+
+
+@pytest.mark.parametrize(
+    ("name", "quirks"),
+    [
+        ("openai", {"like": "vllm", "limit": None, "drop": ["seed"], "roles": {"developer": "system"}}),
+        ("openai", {"nearest": {"tool_choice": {"required": "auto"}}, "keeps": "reasoning"}),
+        ("anthropic", {"thinking": "adaptive", "forced_tools": False}),
+        ("gemini", {"thinking": "level", "levels": ["low", "high"], "budget_min": 0}),
+        ("bedrock", {"choices": [], "top_k": ["inferenceConfig", "topK"], "sampling_pair": False}),
+    ],
+)
+def test_quirks_that_are_some_are_taken(name, quirks):
+    check_quirks(name, quirks)
+
+
+def test_every_dialect_has_its_quirks():
+    for name in DIALECTS:
+        check_quirks(name, {})
+
+
+# Tool ids
+
+
+def tool_turn(*ids: str) -> list[dict[str, Any]]:
+    calls = [{"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}} for id in ids]
+    results = [{"role": "tool", "tool_call_id": id, "content": "ok"} for id in ids]
+    return [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": calls}, *results]
+
+
+def ids_in(messages: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    called = [call["id"] for message in messages for call in message.get("tool_calls", ())]
+    return called, [message["tool_call_id"] for message in messages if "tool_call_id" in message]
+
+
+@pytest.mark.parametrize("row", ["mistral", "azure"])
+def test_mistral_is_told_tool_ids_of_nine_letters_and_digits(row):
+    foreign = ("call_00_Zq3dXk", "toolu_01A", "call-9ch!", "äbcdefghi", "functions.f:0", "")
+    messages = tool_turn(*foreign, "D681PevKs")
+    body, dropped = asked(row, "mistral-large-latest", messages=messages)
+    called, answered = ids_in(body["messages"])
+    assert called == answered
+    assert called[-1] == "D681PevKs"
+    assert all(re.fullmatch("[a-zA-Z0-9]{9}", id) for id in called)
+    assert len(set(called)) == len(called)
+    assert dropped == ()
+    assert ids_in(messages)[0] == [*foreign, "D681PevKs"]
+    again, _ = asked(row, "mistral-large-latest", messages=messages)
+    assert again == body
+
+
+def test_other_upstreams_get_tool_ids_as_they_came():
+    for row in ("openai", "unknown", "azure", "vllm"):
+        body, _ = asked(row, messages=tool_turn("call_00_Zq3dXk"))
+        assert ids_in(body["messages"]) == (["call_00_Zq3dXk"],) * 2
+
+
+@given(st.lists(st.text(min_size=1), unique=True, max_size=5), st.integers(1, 40))
+def test_an_id_fits_and_stays_another_one(ids, letters):
+    call = chat(messages=[*tool_turn(*ids)])
+    where = target("unknown", tool_id_letters=letters)
+    body = orjson.loads(dialect("openai", Memory()).request(call, Asking(where)).body)
+    called, answered = ids_in(body["messages"])
+    assert called == answered
+    assert all(re.fullmatch(f"[a-zA-Z0-9]{{{letters}}}", id) for id in called)
+    assert letters < 9 or len(set(called)) == len(ids)
+
+
+def test_tool_calls_that_are_none_are_left_to_the_upstream():
+    messages = [{"role": "assistant", "content": "x", "tool_calls": calls} for calls in (None, "x", [1, {}])]
+    messages += [{"role": "tool", "content": "x", "tool_call_id": 5}]
+    assert asked("mistral", messages=messages)[0]["messages"] == messages
 
 
 def test_facts_are_worked_out_once_for_each_target():

@@ -11,7 +11,7 @@ from tokenhub_proxy.config.nodes import Node
 from tokenhub_proxy.config.secrets import Secrets
 from tokenhub_proxy.config.walk import Walk
 from tokenhub_proxy.dialects import DIALECTS, Speech
-from tokenhub_proxy.dialects.facts import check_quirks
+from tokenhub_proxy.dialects.checks import check_quirks
 from tokenhub_proxy.routes import Timeouts, Upstream
 
 # Which options an upstream has, by section; the table in `config` joins those of all sections.
@@ -137,9 +137,9 @@ class UpstreamReader:
         if "quirks" in fields:
             walk.entries(fields["quirks"])
             found["quirks"] = walk.data(fields["quirks"])
-            if dialect in ("openai", "azure") and isinstance(found["quirks"], Mapping):
+            if dialect is not None and isinstance(found["quirks"], Mapping):
                 try:
-                    check_quirks(found["quirks"])
+                    check_quirks(dialect, found["quirks"])
                 except ValueError as problem:
                     walk.complain(fields["quirks"], str(problem))
         return found

@@ -13,6 +13,7 @@ import orjson
 
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects.facts import PLAIN, Facts
+from tokenhub_proxy.dialects.reasoning import Keeper
 from tokenhub_proxy.dialects.replies import parse_object, refusal
 from tokenhub_proxy.dialects.usage import count, read_usage
 from tokenhub_proxy.dialects.vectors import encode_vector, read_vector
@@ -21,6 +22,8 @@ from tokenhub_proxy.prices import Usage
 
 # A whole answer larger than this is not parsed: its ends and its usage are looked at instead.
 PARSED_BYTES_MAX = 64 * 2**10
+# One that may hold reasoning to keep is, up to here: a long answer beside the longest that is kept.
+KEPT_PARSED_BYTES_MAX = 4 * 2**20
 # Where in a large answer the usage stands: first or last, and never far from there.
 USAGE_TAIL_BYTES = 4096
 # How a vector begins, and so how it is encoded.
@@ -30,17 +33,18 @@ _VECTOR = re.compile(rb'"embedding"\s*:\s*(["\[])')
 class Answers:
     """What an upstream's answers to one call mean."""
 
-    __slots__ = ("_call", "_facts")
+    __slots__ = ("_call", "_facts", "_keeper")
 
-    def __init__(self, call: Call, facts: Facts = PLAIN) -> None:
+    def __init__(self, call: Call, facts: Facts = PLAIN, keeper: Keeper | None = None) -> None:
         self._call = call
         self._facts = facts
+        self._keeper = keeper
 
     def understand(self, body: bytes) -> tuple[bytes, Usage | None]:
         """A whole body → the client's body and the usage. Raises UpstreamUnavailable or InvalidRequest."""
         if self._call.endpoint == "embeddings":
             body = self._encoded(body)
-        if len(body) > PARSED_BYTES_MAX:
+        if len(body) > (PARSED_BYTES_MAX if self._keeper is None else KEPT_PARSED_BYTES_MAX):
             if not (body[:64].lstrip().startswith(b"{") and body[-64:].rstrip().endswith(b"}")):
                 raise UpstreamUnavailable(kind="bad_json", executed=True)
             # Parsing half a megabyte of floats costs more than relaying it.
@@ -54,6 +58,8 @@ class Answers:
         raise_error_in_200(found)
         if not isinstance(found.get("choices" if self._call.endpoint == "chat" else "data"), list):
             raise UpstreamUnavailable(kind="bad_answer", executed=True)
+        if self._keeper is not None:
+            self._keeper.answer(found)
         return body, self.read_usage(self.usage_member(found))
 
     def usage_member(self, found: Mapping[str, Any]) -> object:

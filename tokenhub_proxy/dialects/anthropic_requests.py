@@ -28,7 +28,6 @@ from tokenhub_proxy.dialects.gates import Claude
 from tokenhub_proxy.dialects.memory import Memory
 from tokenhub_proxy.dialects.schemas import adapted
 from tokenhub_proxy.dialects.settings import (
-    Effort,
     Format,
     Tool,
     ToolChoice,
@@ -40,24 +39,16 @@ from tokenhub_proxy.dialects.settings import (
     read_tool_choice,
     read_tools,
 )
+from tokenhub_proxy.dialects.thinking import choose_thinking, fit_sampling, thinks
 from tokenhub_proxy.errors import InvalidRequest
 
 # Where nobody states a limit, neither the client nor the config: Anthropic demands one, and every
 # model takes this much.
 OUTPUT_DEFAULT = 4096
-THINKING_BUDGETS: Mapping[Effort, int] = {
-    "minimal": 1024, "low": 2048, "medium": 10_000, "high": 16_384, "xhigh": 32_768, "max": 32_768,
-}  # fmt: skip
-THINKING_BUDGET_MIN = 1024
-EFFORTS: Mapping[Effort, str] = {
-    "minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "max", "max": "max",
-}  # fmt: skip
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 # The signature format that OpenRouter's clients know, in what clients may send back.
 SIGNATURE_FORMAT = "anthropic-claude-v1"
 JSON_HINT = "Answer with one JSON object and nothing else."
-# While thinking, nothing below this is taken.
-THINKING_TOP_P_MIN = 0.95
 
 # What structured output knows no rule for; the model is told in words.
 UNSUPPORTED_KEYWORDS = frozenset(
@@ -189,40 +180,22 @@ class Request:
     def _add_thinking(self, own: Any, conversation: Conversation) -> None:
         """Anthropic's own `thinking` as the client wrote it, else what the effort means here."""
         effort = read_effort(self._call)
-        field = "reasoning_effort" if own is None else "thinking"
         if own is not None and not isinstance(own, Mapping):
             raise InvalidRequest("thinking must be an object.", param="thinking")
         if own is not None and effort is not None:
             self.losses.drop("reasoning_effort")
-        thinking: Mapping[str, Any] | None = own if own is not None else self._thinking(effort)
-        if thinking is None:
-            return
-        if thinking.get("type") == "enabled" and (self._forced() or not self._replayable(conversation)):
-            # A budget is refused beside a forced tool, and where the thinking before a tool call
-            # can't be sent back as it was.
-            self.losses.drop(field)
-            return
-        self._body["thinking"] = thinking
-        if own is None and effort is not None and thinking["type"] == "adaptive":
-            name = effort if effort == "xhigh" and self._gate.effort_xhigh else EFFORTS[effort]
+        thinking, name = choose_thinking(
+            own,
+            effort,
+            self._gate,
+            self._limit,
+            self.losses,
+            takes_budget=lambda: not self._forced() and self._replayable(conversation),
+        )
+        if thinking is not None:
+            self._body["thinking"] = thinking
+        if name is not None:
             self._body["output_config"] = {**self._body.get("output_config", {}), "effort": name}
-
-    def _thinking(self, effort: Effort | None) -> Mapping[str, Any] | None:
-        kind = self._gate.thinking
-        if effort is None:
-            return None
-        if effort == "none":
-            # Models with adaptive thinking may think unasked; the others don't.
-            return {"type": "disabled"} if kind == "adaptive" else None
-        if kind == "adaptive":
-            # The newest models leave their thinking out unless it is asked for.
-            return {"type": "adaptive", "display": "summarized"}
-        if kind == "none" or self._limit <= THINKING_BUDGET_MIN:
-            self.losses.drop("reasoning_effort")
-            return None
-        # A fifth of the limit stays for the answer, as far as the least budget allows.
-        most = max(THINKING_BUDGET_MIN, self._limit * 4 // 5)
-        return {"type": "enabled", "budget_tokens": min(THINKING_BUDGETS[effort], most)}
 
     def _forced(self) -> bool:
         return self._body.get("tool_choice", {}).get("type") in ("any", "tool")
@@ -305,19 +278,13 @@ class Request:
         return {"type": "document", "source": source, **titled, **media.extra}
 
     def _add_sampling(self, top_k: Any) -> None:
-        gate, thinks = self._gate, self._body.get("thinking", {}).get("type") in ("enabled", "adaptive")
+        gate, thinking = self._gate, thinks(self._body.get("thinking"))
         temperature, top_p = read_number(self._call, "temperature"), read_number(self._call, "top_p")
         if temperature is not None and temperature > 1:
             self.losses.drop("temperature")
             temperature = 1
-        if temperature is not None and (not gate.sampling or (thinks and temperature != 1)):
-            self.losses.drop("temperature")
-            temperature = None
-        refused = not gate.sampling or (thinks and (top_p or 0) < THINKING_TOP_P_MIN)
-        if top_p is not None and (refused or (temperature is not None and not gate.sampling_pair)):
-            self.losses.drop("top_p")
-            top_p = None
-        if top_k is not None and (not gate.sampling or thinks):
+        temperature, top_p = fit_sampling(temperature, top_p, gate, thinking, self.losses)
+        if top_k is not None and (not gate.sampling or thinking):
             self.losses.drop("top_k")
             top_k = None
         given = {"temperature": temperature, "top_p": top_p, "top_k": top_k}

@@ -29,7 +29,7 @@ class Family:
     """
 
     cache: bool = False
-    choices: tuple[str, ...] = ("auto", "any", "tool")
+    choices: tuple[Literal["auto", "any", "tool"], ...] = ("auto", "any", "tool")
     results_alone: bool = False
     json_schema: bool = False
     reasoning: Literal["none", "claude", "effort", "qwen", "nova"] = "none"

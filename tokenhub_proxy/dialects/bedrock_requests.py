@@ -9,18 +9,13 @@ import orjson
 
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects import Asking
-from tokenhub_proxy.dialects.anthropic_requests import (
-    EFFORTS,
-    JSON_HINT,
-    THINKING_BUDGET_MIN,
-    THINKING_BUDGETS,
-    THINKING_TOP_P_MIN,
-)
+from tokenhub_proxy.dialects.anthropic_requests import JSON_HINT
 from tokenhub_proxy.dialects.bedrock_families import Family
 from tokenhub_proxy.dialects.bedrock_fields import FIELDS
 from tokenhub_proxy.dialects.bedrock_messages import Blocks
 from tokenhub_proxy.dialects.conversation import Conversation, ToolCall, read_conversation
 from tokenhub_proxy.dialects.fields import Losses, sort_fields
+from tokenhub_proxy.dialects.gates import Claude
 from tokenhub_proxy.dialects.memory import Memory
 from tokenhub_proxy.dialects.schemas import adapted
 from tokenhub_proxy.dialects.settings import (
@@ -36,6 +31,7 @@ from tokenhub_proxy.dialects.settings import (
     read_tool_choice,
     read_tools,
 )
+from tokenhub_proxy.dialects.thinking import choose_thinking, fit_sampling, thinks
 from tokenhub_proxy.errors import InvalidRequest
 
 SERVICE_TIERS = ("default", "priority", "flex", "reserved")
@@ -219,54 +215,35 @@ class Request:
     def _add_thinking(
         self, own: Mapping[str, Any] | None, effort: Effort | None, conversation: Conversation
     ) -> None:
-        thinking = own if own is not None else self._thinking(effort)
+        limit = self._limit or self._output_default or 0
+        thinking, name = choose_thinking(
+            own,
+            effort,
+            self._family.claude or Claude(thinking="none"),
+            limit,
+            self.losses,
+            takes_budget=lambda: not self._forced() and _replayable(self._body["messages"]),
+        )
         if thinking is None:
             return
-        if thinking.get("type") == "enabled" and (self._forced() or not _replayable(self._body["messages"])):
-            # A budget is refused beside a forced tool, and where the thinking before a tool call
-            # can't be sent back as it was.
-            self.losses.drop("reasoning_effort" if own is None else "thinking")
-            return
         self._additional["thinking"] = thinking
-        if own is None and effort is not None and thinking["type"] == "adaptive":
-            claude = self._family.claude
-            name = effort if effort == "xhigh" and claude and claude.effort_xhigh else EFFORTS[effort]
+        if name is not None:
             self._additional["output_config"] = {"effort": name}
-
-    def _thinking(self, effort: Effort | None) -> Mapping[str, Any] | None:
-        kind = self._family.claude.thinking if self._family.claude is not None else "none"
-        if effort is None:
-            return None
-        if effort == "none":
-            return {"type": "disabled"} if kind == "adaptive" else None
-        if kind == "adaptive":
-            return {"type": "adaptive", "display": "summarized"}
-        limit = self._limit or self._output_default or 0
-        if kind == "none" or limit <= THINKING_BUDGET_MIN:
-            self.losses.drop("reasoning_effort")
-            return None
-        self._limit = limit
-        most = max(THINKING_BUDGET_MIN, limit * 4 // 5)
-        return {"type": "enabled", "budget_tokens": min(THINKING_BUDGETS[effort], most)}
+        if own is None and thinking["type"] == "enabled":
+            self._limit = limit  # a budget must stay below the limit, so that one is stated
 
     def _add_sampling(self) -> None:
         claude = self._family.claude
-        thinks = self._additional.get("thinking", {}).get("type") in ("enabled", "adaptive")
+        thinking = thinks(self._additional.get("thinking"))
         temperature, top_p = read_number(self._call, "temperature"), read_number(self._call, "top_p")
         top_k = read_integer(self._call, "top_k")
         if temperature is not None and temperature > 1:
             self.losses.drop("temperature")
             temperature = 1
         if claude is not None:
-            if temperature is not None and (not claude.sampling or (thinks and temperature != 1)):
-                self.losses.drop("temperature")
-                temperature = None
-            refused = not claude.sampling or (thinks and (top_p or 0) < THINKING_TOP_P_MIN)
-            if top_p is not None and (refused or (temperature is not None and not claude.sampling_pair)):
-                self.losses.drop("top_p")
-                top_p = None
+            temperature, top_p = fit_sampling(temperature, top_p, claude, thinking, self.losses)
         if top_k is not None and (
-            not self._family.top_k or (claude is not None and (thinks or not claude.sampling))
+            not self._family.top_k or (claude is not None and (thinking or not claude.sampling))
         ):
             self.losses.drop("top_k")
         elif top_k is not None:

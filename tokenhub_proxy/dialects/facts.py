@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+import hashlib
+import string
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -41,7 +42,9 @@ class Facts:
     `limit` is the name of the output limit; None keeps the client's, and a limit that we add goes
     as `limit_added`. `drop`, `drop_more` and, where reasoning is asked for, `drop_reasoning` are
     left out and reported; `refuse` is a 400. `values` are said in another word, `nearest` in one
-    that means less, which is reported. `usage_in` names an object that may hold the usage.
+    that means less, which is reported. `usage_in` names an object that may hold the usage. `keeps`
+    names a field of answers that must come back with their tool calls. `tool_id_letters`: the ids
+    of tool calls must be so many letters and digits, 0 where any will do.
     """
 
     limit: str | None = None
@@ -61,60 +64,28 @@ class Facts:
     usage_in: str | None = None
     reasoning_apart: bool = False
     embeddings_base64: bool = True
+    keeps: str | None = None
+    tool_id_letters: int = 0
 
+
+_ID_LETTERS = string.ascii_letters + string.digits
 
 PLAIN = Facts()
 _NAMES = frozenset(fact.name for fact in fields(Facts))
 
 
 def facts_of(target: Target, default_row: str | None = None) -> Facts:
-    """What is known of a target, its config's own facts laid over ours; PLAIN where that is nothing.
-
-    Raises ValueError, with the option's name, for a `quirks` option that can't be read.
-    """
+    """What is known of a target, its config's own facts laid over ours; PLAIN where that is nothing."""
     upstream = target.upstream
     given = upstream.options.get("quirks") or {}
-    check_quirks(given)
     row = ROWS.get(given.get("like") or _recognised(upstream) or default_row or "", {})
     known = {name: value for name, value in row.items() if name in _NAMES}
     model = target.model.lower()
     for pattern, laid_over in row.get("models", ()):
         if fnmatchcase(model, pattern):
             known.update(laid_over)
-    known.update((name, _frozen(value)) for name, value in given.items() if name != "like")
+    known.update((name, _frozen(value)) for name, value in given.items() if name in _NAMES)
     return replace(PLAIN, **known) if known else PLAIN
-
-
-def check_quirks(given: object) -> None:
-    """Raises ValueError, with a message for people, unless this can be an upstream's `quirks`."""
-    if not isinstance(given, Mapping):
-        raise ValueError("must be a mapping of facts")
-    for name, value in given.items():
-        if name == "like":
-            if value not in ROWS:
-                raise ValueError(f"like: no such upstream {value!r}{_nearest(str(value), ROWS)}")
-            continue
-        if name not in _NAMES:
-            raise ValueError(f"no such fact {name!r}{_nearest(str(name), _NAMES)}")
-        problem = _problem(getattr(PLAIN, name), value)
-        if problem:
-            raise ValueError(f"{name} must be {problem}")
-
-
-def _problem(default: object, value: object) -> str:
-    if isinstance(default, bool):
-        return "" if isinstance(value, bool) else "true or false"
-    if isinstance(default, tuple):
-        good = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
-        return "" if good else "a list of field names"
-    if isinstance(default, Mapping):
-        return "" if isinstance(value, Mapping) else "a mapping"
-    return "" if isinstance(value, str) or (default is None and value is None) else "text"
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def _frozen(value: Any) -> Any:
@@ -159,7 +130,7 @@ def fit(body: dict[str, Any], facts: Facts, losses: Losses) -> None:
             body[other] = body.pop(name)
     if not facts.json_schema:
         _fit_format(body, losses)
-    if facts.roles or facts.drop_names or facts.refuse_parts:
+    if facts.roles or facts.drop_names or facts.refuse_parts or facts.tool_id_letters:
         _fit_messages(body, facts, losses)
 
 
@@ -204,6 +175,8 @@ def _fit_messages(body: dict[str, Any], facts: Facts, losses: Losses) -> None:
             losses.drop("messages.name")
         if facts.refuse_parts and isinstance(message.get("content"), list):
             _refuse_parts(message["content"], f"messages[{index}].content", facts.refuse_parts)
+        if facts.tool_id_letters:
+            message = _fit_tool_ids(message, facts.tool_id_letters)
         fitted.append(message)
     body["messages"] = fitted
 
@@ -213,3 +186,30 @@ def _refuse_parts(parts: list[Any], where: str, refused: Mapping[str, str]) -> N
         why = refused.get(str(part.get("type"))) if isinstance(part, Mapping) else None
         if why is not None:
             raise InvalidRequest(f"{why}.", param=f"{where}[{index}]")
+
+
+def _fit_tool_ids(message: Mapping[str, Any], letters: int) -> Mapping[str, Any]:
+    """The message with ids that fit: a foreign one becomes another, always the same."""
+    if "tool_call_id" in message:
+        return {**message, "tool_call_id": _fitting_id(message["tool_call_id"], letters)}
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    fitted = [
+        {**call, "id": _fitting_id(call["id"], letters)}
+        if isinstance(call, Mapping) and "id" in call
+        else call
+        for call in calls
+    ]
+    return {**message, "tool_calls": fitted}
+
+
+def _fitting_id(id: object, letters: int) -> object:
+    if not isinstance(id, str) or (len(id) == letters and id.isascii() and id.isalnum()):
+        return id
+    number = int.from_bytes(hashlib.sha256(id.encode()).digest(), "big")
+    found = ""
+    for _ in range(letters):
+        number, place = divmod(number, len(_ID_LETTERS))
+        found += _ID_LETTERS[place]
+    return found

@@ -76,7 +76,7 @@ class Gemini:
     thinking: Literal["none", "budget", "level"] = "none"
     budget_min: int = 0
     budget_max: int = 24_576
-    levels: tuple[str, ...] = ("minimal", "low", "medium", "high")
+    levels: tuple[Literal["minimal", "low", "medium", "high"], ...] = ("minimal", "low", "medium", "high")
     signatures: bool = False
     media_resolution: bool = False
     json_with_tools: bool = False
@@ -103,12 +103,15 @@ GateType = TypeVar("GateType", bound="DataclassInstance")
 def gate(table: Mapping[str, GateType], model: str, upstream: Upstream) -> GateType:
     """The row with the longest prefix of the model's name, with the upstream's own `quirks` over it.
 
-    `quirks` in the config is a mapping of the row's fields; names that no row has are another
-    dialect's.
+    `quirks` in the config is a mapping of the row's fields, checked when it was loaded; a name that
+    this row has not is that of another one.
     """
     found = table[max((prefix for prefix in table if model.startswith(prefix)), key=len)]
     quirks = upstream.options.get("quirks")
     if not isinstance(quirks, Mapping):
         return found
     known = {field.name for field in fields(found)}
-    return replace(found, **{name: value for name, value in quirks.items() if name in known})
+    given = {name: value for name, value in quirks.items() if name in known}
+    return replace(
+        found, **{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    )

@@ -15,6 +15,7 @@ from tokenhub_proxy.dialects.facts import PLAIN, Facts, facts_of, fit
 from tokenhub_proxy.dialects.fields import Losses
 from tokenhub_proxy.dialects.memory import Memory
 from tokenhub_proxy.dialects.passthrough import Stream
+from tokenhub_proxy.dialects.reasoning import Keeper, restored
 from tokenhub_proxy.dialects.replies import Refused, Whole, media_type
 from tokenhub_proxy.errors import InvalidRequest, UpstreamUnavailable
 from tokenhub_proxy.prices import Usage
@@ -43,6 +44,8 @@ class OpenAI:
         dropped: tuple[str, ...] = ()
         if facts is not PLAIN:
             losses = Losses(call)
+            if facts.keeps is not None and call.endpoint == "chat":
+                body["messages"] = restored(body["messages"], facts.keeps, call.owner, self._memory)
             fit(body, facts, losses)
             dropped = losses.names()
         if call.endpoint == "embeddings":
@@ -61,7 +64,7 @@ class OpenAI:
         )
 
     def reply(self, call: Call, asking: Asking, status: int, headers: Mapping[str, str]) -> Reply:
-        return passed_through(call, status, headers, self.facts(asking.target))
+        return passed_through(call, status, headers, self.facts(asking.target), self._memory)
 
     def path(self, call: Call, asking: Asking) -> str:
         """Where a call goes, after the base URL."""
@@ -90,12 +93,17 @@ def _ask_for_vectors(body: dict[str, Any], facts: Facts) -> None:
         body.pop("encoding_format", None)
 
 
-def passed_through(call: Call, status: int, headers: Mapping[str, str], facts: Facts = PLAIN) -> Reply:
+def passed_through(
+    call: Call, status: int, headers: Mapping[str, str], facts: Facts, memory: Memory
+) -> Reply:
     """The reply for an upstream that answers in this format already."""
     if not 200 <= status < 300:
         return Refused(status, headers, read_error)
     kind = media_type(headers)
-    answers = Answers(call, facts)
+    keeper = None
+    if facts.keeps is not None and call.endpoint == "chat" and call.body.get("tools"):
+        keeper = Keeper(memory, call.owner, facts.keeps)
+    answers = Answers(call, facts, keeper)
     if call.stream and kind in ("text/event-stream", ""):
         return Stream(
             call,
@@ -103,6 +111,7 @@ def passed_through(call: Call, status: int, headers: Mapping[str, str], facts: F
             raise_error=raise_error_in_200,
             usage_of=answers.usage_member,
             read=answers.read_usage,
+            keeper=keeper,
         )
     if kind.startswith("text/") or status != 200:
         # A page for people under a 200 would look like an empty success to the official SDKs, and

@@ -7,6 +7,7 @@ from typing import Any
 
 from tokenhub_proxy import sse
 from tokenhub_proxy.calls import Call
+from tokenhub_proxy.dialects.reasoning import Keeper
 from tokenhub_proxy.dialects.replies import STREAM_HEADERS, error_event, parse_object
 from tokenhub_proxy.dialects.usage import read_usage
 from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
@@ -48,8 +49,12 @@ class Stream:
         raise_error: Callable[[Mapping[str, Any]], None],
         usage_of: ReadUsage = usage_member,
         read: Callable[[object], Usage | None] = read_usage,
+        keeper: Keeper | None = None,
     ) -> None:
-        """`raise_error(object)` raises for an error object; `usage_of` finds, `read` reads usage."""
+        """`raise_error(object)` raises for an error object; `usage_of` finds, `read` reads usage.
+
+        With a `keeper` every event is parsed, and shown to it.
+        """
         self.status = 200
         self.headers = dict(STREAM_HEADERS)
         self.finished = False
@@ -61,6 +66,7 @@ class Stream:
         self._raise_error = raise_error
         self._usage_of = usage_of
         self._read_usage = read
+        self._keeper = keeper
         self._splitter = sse.Splitter()
         self._rest_said = 0  # how much of the unfinished event the client has already
         self._open = b""  # what closes the last event, if the body ended before its blank line
@@ -99,7 +105,7 @@ class Stream:
         if self.done:
             self._end_with(data)
             return b""
-        if self.begun and not self._splitter.rest and self._only_text_events(data):
+        if self.begun and not self._splitter.rest and self._keeper is None and self._only_text_events(data):
             self._events += data.count(b"\n\n")
             self._length += len(data)
             return data
@@ -165,6 +171,9 @@ class Stream:
             self.begun = True
             self._events += 1
             self._length += len(event)
+            if self._keeper is not None:
+                self._keeper.forget()
+                self.notes["reasoning"] = "lost"
             return left
         payload = sse.data(event)
         if payload is None:
@@ -181,7 +190,7 @@ class Stream:
         self._length += len(event)
         if not self.begun:
             self._first(payload, event)
-        if self._only_text(event):
+        if self._keeper is None and self._only_text(event):
             return left
         return b"" if self._learn(payload, event) else left
 
@@ -208,6 +217,10 @@ class Stream:
             for choice in choices:
                 if isinstance(choice, Mapping) and choice.get("finish_reason"):
                     self._finish(choice)
+        if self._keeper is not None and not self._failed:
+            self._keeper.chunk(found)
+            if not self._keeper.complete:
+                self.notes["reasoning"] = "lost"
         usage = self._usage_of(found)
         if usage is None:
             return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tokenhub_proxy.dialects import anthropic_fields, bedrock_fields, gates, gemini_fields, quirks
+from tokenhub_proxy.dialects.checks import quirk_names
 from tokenhub_proxy.dialects.fields import Fate
 
 TABLES: Mapping[str, Mapping[str, Fate]] = {
@@ -14,6 +15,11 @@ TABLES: Mapping[str, Mapping[str, Fate]] = {
     "bedrock, embeddings": bedrock_fields.EMBEDDING_FIELDS,
     "gemini, embeddings": gemini_fields.EMBEDDING_FIELDS,
 }
+
+
+def _names(dialect: str) -> str:
+    return ", ".join(f"`{name}`" for name in quirk_names(dialect))
+
 
 _HEAD = f"""\
 # Dialects: what becomes of each field
@@ -33,7 +39,17 @@ The openai and azure dialects relay a request as it is, but for the model's name
 upstreams of the last table are known to take otherwise; fields that it does not name are sent on.
 
 What single models take differs; the gates are data with the date {gates.DATED}, and `quirks` in an
-upstream's row of the config stands over them.
+upstream's row of the config stands over them. It may set, at
+
+- openai and azure: `like`, the name of a row of the last table, and {_names("openai")};
+- anthropic: {_names("anthropic")};
+- gemini: {_names("gemini")};
+- bedrock: {_names("bedrock")}.
+
+Some upstreams refuse the second turn of a tool loop without the reasoning that came with the tool
+calls, and a plain client does not send it back. It is kept in memory for the account and put back:
+the signed thinking of anthropic, gemini and bedrock, and the field that a row's `keeps` names.
+What a client sends back in that field itself stands.
 """
 
 
