@@ -394,7 +394,7 @@ SHORT = b"".join(
         DONE,
     ]
 )
-LONG = b"".join([chunk(role="assistant"), *map(chunk, "Hello, wörld 🌍!"), *STREAM[-3:]])
+LONG = b"".join([chunk(role="assistant"), *map(chunk, ("Hello, ", "wörld ", "🌍!")), *STREAM[-3:]])
 # So many calls at a time keep the processor busy and the sockets few.
 CONCURRENT = 24
 
