@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from openai import AsyncOpenAI
@@ -36,10 +38,15 @@ async def real(serve: Serve, real_model: dict[str, str]) -> Running:
 upstreams:
   local: {{dialect: openai, base_url: "{real_model["base_url"]}"}}
   vectors: {{dialect: openai, base_url: "{real_model["embeddings_base_url"]}"}}
+  messages: {{dialect: anthropic, base_url: "{real_model["anthropic_base_url"]}/v1", api_key: none}}
   demo: {{dialect: demo}}
 models:
   claude-3-5-sonnet:
     targets: [{{upstream: local, model: {real_model["model"]}}}]
+    price: {{input: 3.00, output: 15.00}}
+    max_output_tokens: 512
+  through-messages:
+    targets: [{{upstream: messages, model: {real_model["model"]}}}]
     price: {{input: 3.00, output: 15.00}}
     max_output_tokens: 512
   embedder:
@@ -79,6 +86,73 @@ async def test_a_real_stream_has_a_choice_in_every_chunk_and_the_same_words(clie
     words = [part.choices[0].delta.content or "" async for part in stream]
 
     assert "".join(words) == plain.choices[0].message.content
+
+
+WEATHER: list[Any] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Get the current weather in a city",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string", "description": "The city"}},
+                "required": ["city"],
+            },
+        },
+    }
+]
+
+
+async def loop(client: AsyncOpenAI, model: str) -> tuple[Any, Any]:
+    """Two turns of a tool loop, streamed: what the SDK made of each."""
+    asked: list[Any] = [{"role": "user", "content": "What's the weather like in Paris right now?"}]
+    async with client.chat.completions.stream(
+        model=model, messages=asked, tools=WEATHER, temperature=0, max_tokens=64
+    ) as stream:
+        first = (await stream.get_final_completion()).choices[0]
+    calls = first.message.tool_calls or []
+    answers = [{"role": "tool", "tool_call_id": call.id, "content": '{"celsius": 21}'} for call in calls]
+    async with client.chat.completions.stream(
+        model=model, messages=[*asked, first.message, *answers], tools=WEATHER, temperature=0, max_tokens=64
+    ) as stream:
+        return first, (await stream.get_final_completion()).choices[0]
+
+
+async def test_a_tool_loop_has_the_same_shape_through_both_of_the_models_formats(
+    client: AsyncOpenAI, real: Running
+) -> None:
+    native = await loop(client, "claude-3-5-sonnet")
+    translated = await loop(client, "through-messages")
+
+    for first, second in (native, translated):
+        assert first.finish_reason == "tool_calls"
+        (call,) = first.message.tool_calls
+        assert call.id
+        assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Paris"})
+        assert second.finish_reason in ("stop", "length", "tool_calls")
+    assert all(exchange.cost > 0 for exchange in real.exchanges)
+
+
+async def test_a_stream_has_the_same_shape_through_both_of_the_models_formats(client: AsyncOpenAI) -> None:
+    told = []
+    for model in ("claude-3-5-sonnet", "through-messages"):
+        stream = await client.chat.completions.create(
+            model=model,
+            messages=HELLO,
+            max_tokens=24,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        parts = [part async for part in stream]
+        text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+        reasons = [part.choices[0].finish_reason for part in parts if part.choices]
+        assert reasons[:-1] == [None] * (len(reasons) - 1)
+        # The model's Anthropic stream may lack its start, and with it the count of the input.
+        assert parts[-1].usage is not None
+        told.append((text, reasons[-1]))
+    assert told[0] == told[1]
 
 
 async def test_real_embeddings_have_length_one(client: AsyncOpenAI) -> None:
