@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
-from tests.dialects.contract import cuts, sse
+from tests.dialects.contract import cuts, split_sse, sse
 from tokenhub_proxy.calls import Call, parse
 from tokenhub_proxy.dialects import Asking, Memory, dialect
 from tokenhub_proxy.dialects.passthrough import EVENT_BYTES_MAX
@@ -169,13 +169,13 @@ def test_where_the_network_cuts_never_changes_what_is_kept(base, field, raw, val
 
 
 @pytest.mark.parametrize(("base", "field", "raw", "value"), STREAMS)
-def test_one_byte_at_a_time_and_crlf_keep_the_same(base, field, raw, value):
-    raw = (raw + DONE).replace(b"\n", b"\r\n")
-    memory = Memory()
-    assert (
-        relay(memory, asking(base), chat(stream=True), [raw[at : at + 1] for at in range(len(raw))])[0] == raw
-    )
-    assert back(memory, field, asking(base), echoed(tool_call())) == value
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_one_byte_or_one_event_at_a_time_keep_the_same(base, field, raw, value, end):
+    raw = (raw + DONE).replace(b"\n", end)
+    for pieces in (cuts(raw, range(1, len(raw))), split_sse(raw)):
+        memory = Memory()
+        assert relay(memory, asking(base), chat(stream=True), pieces)[0] == raw
+        assert back(memory, field, asking(base), echoed(tool_call())) == value
 
 
 def test_it_is_kept_when_the_finish_has_come_for_clients_that_leave_then():
