@@ -181,10 +181,11 @@ async def start(
     log: TextIO | None = None,
     demo_pause_s: float = 0.02,
     told: Sequence[observers.Observer] = (),
+    clock: Callable[[], float] = time.time,
 ) -> Proxy:
     """Open the books, listen, and serve. The caller stops what it got."""
     ledger = await open_ledger(
-        config.ledger_url, durability=config.durability, clock=time.time, boot_id=os.urandom(8).hex()
+        config.ledger_url, durability=config.durability, clock=clock, boot_id=os.urandom(8).hex()
     )
     try:
         await ledger.declare(config.keys, config.accounts)
@@ -196,13 +197,14 @@ async def start(
             ledger,
             transport=transports,
             told=[counters, *([line] if line is not None else []), *told],
+            clock=clock,
         )
         application = Application(
             relay,
             cors_origins=config.cors_origins,
-            request_id=lambda: request_id(time.time()),
+            request_id=lambda: request_id(clock()),
             render_metrics=lambda: counters.render(len(relay.in_flight)),
-            started_at=time.time(),
+            started_at=clock(),
         )
         server, listener = await listen(application, config.listen_host, config.listen_port)
     except BaseException:

@@ -275,7 +275,7 @@ async def test_a_crash_during_recovery_changes_nothing_about_its_end(
     assert {receipt.reason for receipt in receipts} == {"the process ended before the call did (run b1)"}
 
 
-async def test_a_clock_that_was_years_ahead_at_the_start_fails_closed(
+async def test_a_clock_that_was_years_ahead_at_the_start_finds_older_quotas_when_it_goes_back(
     ledger: SqliteLedger, shelf: Shelf
 ) -> None:
     quota = {"window": "mine/2026-11", "window_limit": 1000}
@@ -283,13 +283,45 @@ async def test_a_clock_that_was_years_ahead_at_the_start_fails_closed(
     await shelf.close(ledger)
     shelf.clock.now = NOW + 365 * DAY_S
     ahead = await shelf.open()
-    with pytest.raises(LedgerUnavailable):  # memory doesn't know that this window is spent
-        ahead.place(hold(1, **quota))
-    await call(ahead, 1)
+    await call(ahead, 1, at=shelf.clock.now, window="mine/2027-11", window_limit=1000)
+    for _ in range(2):  # memory doesn't know that this window is spent; the file does
+        refused = hold(1, **quota)
+        with pytest.raises(InsufficientQuota):
+            await ahead.place(refused)
+        assert refused.id == 0
+    await call(ahead, 1, window="mine/2026-10", window_limit=1000)
     await shelf.close(ahead)
     shelf.clock.now = NOW
     with pytest.raises(InsufficientQuota):
         (await shelf.open()).place(hold(1, **quota))
+
+
+async def test_while_the_file_can_not_be_read_a_quota_that_memory_may_have_forgotten_is_refused(
+    ledger: SqliteLedger, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shelf.close(ledger)
+    shelf.clock.now = NOW + 365 * DAY_S
+    ahead = await shelf.open()
+
+    async def unreadable(*_: object) -> None:
+        raise LedgerUnavailable("SQLITE_IOERR_READ")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ahead._reader, "fetch", unreadable)
+        with pytest.raises(LedgerUnavailable):
+            await ahead.place(hold(1, window="mine/2026-11", window_limit=1000))
+    assert ahead.account("main").held == 0
+
+
+async def test_a_check_that_nobody_waits_for_ends_at_once(shelf: Shelf) -> None:
+    ledger = await shelf.open()
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    check = asyncio.create_task(ledger._reader.fetch((endless, ()), deadline_s=None))
+    await asyncio.sleep(0.05)
+    check.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.wait([check])
+        assert await ledger.receipt("none") is None
 
 
 # --- tampering

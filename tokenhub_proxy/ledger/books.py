@@ -210,12 +210,21 @@ class Books:
         window = self._windows.get(name)
         if window is not None:
             return window
-        if at - WINDOW_SPAN_S < self._windows_since:
-            # The file may know this window and memory not: the clock was far ahead when we began.
-            raise LedgerUnavailable("the clock went back by more than a week; restart to load older quotas")
+        if self.forgot(name, at):
+            raise LedgerUnavailable("the clock went back while older quotas were being read")
         if len(self._windows) >= max(WINDOWS_SWEPT_MIN, 2 * self._windows_swept):
             self._sweep_windows(at - WINDOW_KEPT_S)
         return self._windows.setdefault(name, _Window())
+
+    def forgot(self, name: str, at: float) -> bool:
+        """Whether the file may know this window and memory not: the clock was far ahead before."""
+        return name not in self._windows and at - WINDOW_SPAN_S < self._windows_since
+
+    def recall(self, windows: Iterable[tuple[Window, float]], since: float) -> None:
+        """Take the file's windows used since then; those in memory are newer than the file's."""
+        for window, at in windows:
+            self._windows.setdefault(window.name, _Window(window.posted, window.held, at))
+        self._windows_since = min(self._windows_since, since)
 
     def _sweep_windows(self, before: float) -> None:
         self._windows = {

@@ -28,6 +28,8 @@ Durability = Literal["full", "process"]
 MEMORY = ":memory:"
 QUICK_CHECK = "PRAGMA quick_check(3)"
 
+WINDOWS_SINCE = "SELECT name, posted, held, at FROM windows WHERE at >= ? OR held > 0 OR name LIKE '%/total'"
+
 # Another process (a backup tool, a shell) may hold the file's lock so long before a write fails.
 BUSY_TIMEOUT_MS = 2000
 # A burst may grow the log beyond its usual 4 MB; this much of it is kept on disk afterwards.
@@ -173,9 +175,8 @@ def _restrict(path: str) -> None:
 def load(connection: Connection, now_s: float) -> tuple[Books, int, str]:
     """The books of the file, the number of its last batch, and who opened it last."""
     batch, open_from, boot = connection.execute("SELECT batch, open_from, boot FROM meta").fetchone()
-    next_id = _single(
-        connection, "SELECT max(coalesce(max(id), 0), (SELECT open_from FROM meta) - 1) FROM holds"
-    )
+    # (A bare max(id), which SQLite looks up; within an expression it would read every row.)
+    last_id = connection.execute("SELECT max(id) FROM holds").fetchone()[0] or 0
     windows_since = now_s - WINDOW_KEPT_S
     books = Books(
         accounts=[
@@ -186,10 +187,7 @@ def load(connection: Connection, now_s: float) -> tuple[Books, int, str]:
         ],
         windows=[
             (Window(name, posted, held), at)
-            for name, posted, held, at in connection.execute(
-                "SELECT name, posted, held, at FROM windows WHERE at >= ? OR held > 0 OR name LIKE '%/total'",
-                (windows_since,),
-            ).fetchall()
+            for name, posted, held, at in connection.execute(WINDOWS_SINCE, (windows_since,)).fetchall()
         ],
         windows_since=windows_since,
         keys=[read_key(row) for row in connection.execute(f"SELECT {KEY_COLUMNS} FROM keys").fetchall()],  # noqa: S608 - our own column names
@@ -203,7 +201,7 @@ def load(connection: Connection, now_s: float) -> tuple[Books, int, str]:
             ).fetchall()
         ],
         open_holds=_open_holds(connection, open_from),
-        next_id=next_id + 1,
+        next_id=max(last_id + 1, open_from),
     )
     return books, batch, boot
 

@@ -60,6 +60,10 @@ class FileReader:
                 await connection.execute("BEGIN")
                 try:
                     return [list(await connection.execute_fetchall(*query)) for query in queries]  # type: ignore[arg-type]
+                except asyncio.CancelledError:
+                    # Nobody wants the answer; a check of a large file would go on for a minute.
+                    await connection.interrupt()
+                    raise
                 finally:
                     await connection.rollback()
             except sqlite3.Error as error:

@@ -102,7 +102,9 @@ async def usage(reader: Reader, by: UsageBy, since: float) -> Sequence[UsageRow]
     (rows,) = await reader.fetch(
         (
             f"SELECT {name}, sum(requests), sum(input), sum(cached), sum(cache_write), sum(output),"
-            " sum(reasoning), sum(estimated), sum(cost) FROM rollups WHERE day >= ? GROUP BY 1 ORDER BY 1",
+            " sum(reasoning), sum(estimated), sum(cost) FROM rollups WHERE day >= ?"
+            # Each dimension is a column too; days come in their order and need no sorting.
+            f" GROUP BY {by} ORDER BY {by}",
             (int(since // DAY_S),),
         )
     )

@@ -26,12 +26,13 @@ from tokenhub_proxy.ledger import (
     audit,
     reports,
 )
-from tokenhub_proxy.ledger.books import Books
+from tokenhub_proxy.ledger.books import WINDOW_KEPT_S, Books
 from tokenhub_proxy.ledger.changes import Booked, KeyPut, Opened
 from tokenhub_proxy.ledger.committer import Committer
 from tokenhub_proxy.ledger.file import (
     MEMORY,
     QUICK_CHECK,
+    WINDOWS_SINCE,
     Durability,
     Lock,
     connect,
@@ -159,10 +160,18 @@ class SqliteLedger:
 
     def place(self, hold: Hold) -> Awaitable[None]:
         self._require()
+        if hold.window is not None and self._books.forgot(hold.window, hold.at):
+            return self._place_after_recall(hold)
         change = self._books.place(hold)
         change.waiter = waiter = self._loop.create_future()
         self._committer.push(change)
         return waiter
+
+    async def _place_after_recall(self, hold: Hold) -> None:
+        since = hold.at - WINDOW_KEPT_S
+        (rows,) = await self._reader.fetch((WINDOWS_SINCE, (since,)))
+        self._books.recall(((Window(*row[:3]), row[3]) for row in rows), since)
+        await self.place(hold)
 
     def finish(self, hold: Hold) -> Awaitable[None]:
         change = self._books.end(hold)
