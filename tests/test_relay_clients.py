@@ -20,7 +20,7 @@ from tests.conftest import KEY, Running, Serve, one_upstream
 from tests.test_relay_streams import BODY, PRICE, Gate, charged, estimate, request_bytes
 from tests.test_server import MESSAGES, error_of, raw
 from tests.upstream import DONE, STREAM, FakeUpstream, chunk, stream_says, usage_chunk, whole
-from tokenhub_proxy import connection
+from tokenhub_proxy import connection, sockets
 from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.prices import Usage
 
@@ -302,7 +302,7 @@ def buffered(running: Running) -> int:
 async def test_a_client_that_stops_reading_stops_the_upstream_and_is_closed_when_it_stalls(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "WRITE_STALL_S", 1.0)
+    monkeypatch.setattr(sockets, "WRITE_STALL_S", 1.0)
     running, flood, server = await flooded(serve, 200 * 2**20)
     with deaf_socket(running) as deaf:
         deaf.sendall(request_bytes(BODY))
@@ -459,7 +459,7 @@ async def test_a_body_that_stops_coming_is_a_408(proxy: Running, monkeypatch: py
     status, took = await send_slowly(proxy, [HEAD.encode() + b"Content-Length: 100\r\n\r\n{"], 0.0)
 
     assert status == 408
-    assert 0.3 < took < connection.LINGER_S + 1.5  # the rest of the body is waited for, unread
+    assert 0.3 < took < sockets.LINGER_S + 1.5  # the rest of the body is waited for, unread
     assert proxy.exchanges[0].error is not None
     assert proxy.exchanges[0].error.reason == "slow_body"
     assert proxy.exchanges[0].billing == "none"
@@ -475,7 +475,7 @@ async def test_a_body_that_began_fast_may_not_stop_either(
     status, took = await send_slowly(proxy, [start], 0.0)
 
     assert status == 408
-    assert took < connection.LINGER_S + 1.5
+    assert took < sockets.LINGER_S + 1.5
 
 
 @pytest.mark.parametrize(("bytes_per_s", "status"), [(100, 200), (100_000, 408)])
@@ -494,7 +494,7 @@ async def test_a_slow_body_is_read_as_long_as_it_keeps_the_pace(
 
 
 async def test_a_head_that_does_not_end_is_closed(proxy: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HEAD_S", 0.4)
+    monkeypatch.setattr(sockets, "HEAD_S", 0.4)
     pieces = [b"GET /healthz HTTP/1.1\r\n", *[b"X: y\r\n"] * 50]
 
     status, took = await send_slowly(proxy, pieces, 0.1)
@@ -504,7 +504,7 @@ async def test_a_head_that_does_not_end_is_closed(proxy: Running, monkeypatch: p
 
 
 async def test_a_head_in_two_pieces_is_served(proxy: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HEAD_S", 0.4)
+    monkeypatch.setattr(sockets, "HEAD_S", 0.4)
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     for _ in range(2):
         writer.write(b"GET /healthz HTTP/1.1\r\n")

@@ -299,3 +299,13 @@ def test_backups_under_load_are_whole_and_add_up(tmp_path, served) -> None:
     assert charges == sorted(charges), "each is a prefix of the next"
     # It was taken from a server with calls in flight: their holds are expired, and all adds up.
     assert run(tmp_path, "ledger", "verify", "--ledger", str(tmp_path / "9.db")).returncode == 0
+
+
+def test_without_the_c_parser_nothing_is_served(tmp_path) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG)
+
+    refused = run(tmp_path, "serve", AIOHTTP_NO_EXTENSIONS="1")
+
+    assert refused.returncode == 1
+    assert "aiohttp's C parser is missing" in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -54,6 +54,7 @@ FLOORS: dict[str, int] = {
     "dashboard.*": 3,
     "explain": 3,
     "server": 3,
+    "sockets": 3,
     # doors; wiring alone chooses implementations
     "__main__": 4,
     "cli": 4,

@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 
 from aiohttp import web
 
@@ -18,150 +18,20 @@ from tokenhub_proxy.errors import (
     RequestTooLarge,
     UnsupportedMediaType,
 )
+from tokenhub_proxy.sockets import Connection
 from tokenhub_proxy.wire import Incoming
 
-# A request's head is one packet or two; who needs longer holds a connection and nothing else.
-HEAD_S = 15.0
 # A whole body has this long; a client that is slower holds memory and nothing else.
 BODY_S = 30.0
 # And beyond that as long as it keeps this pace: 32 MiB in half an hour is a slow line, not an attack.
 BODY_BYTES_PER_S = 16 * 2**10
-# A client that takes nothing for so long has gone without saying so.
-WRITE_STALL_S = 60.0
-# Unread request bytes after a refusal are read so long, so that the client sees the answer.
-LINGER_S = 2.0
+SPOKEN = ((1, 0), (1, 1))
 CREDENTIAL_PARAMETERS = frozenset({"api_key", "api-key", "key", "access_token"})
 
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class Connection(web.RequestHandler):
-    """aiohttp's connection, with the deadlines it lacks, telling the client when writing has to pause."""
-
-    __slots__ = ("_drained", "_head_timer", "_socket", "_stall_timer", "client", "retiring", "stalled")
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.client: AiohttpClient | None = None
-        self.retiring = False
-        self.stalled = False
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._stall_timer: asyncio.TimerHandle | None = None
-        self._drained: asyncio.Future[None] | None = None
-        # aiohttp forgets its transport when it closes it, long before the last bytes are taken.
-        self._socket: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._socket = cast(asyncio.Transport, transport)
-        super().connection_made(transport)
-
-    def cut(self) -> None:
-        """Close at once, whatever was not taken."""
-        if self._socket is not None:
-            self._socket.abort()
-
-    def retire(self) -> None:
-        """Serve the request at hand, if there is one, and no other."""
-        self.retiring = True
-        if self._waiting:
-            self.force_close()
-
-    @property
-    def _waiting(self) -> bool:
-        """No request is at hand: aiohttp's loop sleeps until one has come whole."""
-        return self._waiter is not None and not self._waiter.done()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._head_timer is None:
-            if self._waiting:  # these bytes began a head and did not end it
-                self._head_timer = self._loop.call_later(HEAD_S, self.force_close)
-        elif not self._waiting:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._stall_timer = self._loop.call_later(WRITE_STALL_S, self._stall)
-        if self.client is not None:
-            self.client.pause()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._end_stall()
-        if self.client is not None:
-            self.client.resume()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._end_stall()
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-        self._socket = None
-        super().connection_lost(exc)
-
-    async def drained(self) -> None:
-        """Wait until the client has taken what was written, or is gone."""
-        if self.writing_paused and self.transport is not None:
-            self._drained = self._loop.create_future()
-            await self._drained
-
-    def _stall(self) -> None:
-        self._stall_timer = None
-        self.stalled = True
-        self.cut()
-
-    def _end_stall(self) -> None:
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """A request that aiohttp's parser refused: its answer has our shape, and is the last one."""
-        error = InvalidRequest("The request is not valid HTTP.", reason="bad_http", status=status)
-        answer = web.Response(status=status, body=error.body(""), content_type="application/json")
-        answer.force_close()
-        return answer
-
-
-class Server(web.Server):
-    """aiohttp's low-level server, with our connections and no router of its own."""
-
-    def __init__(self, handler: Any) -> None:
-        super().__init__(
-            handler,
-            handler_cancellation=True,
-            access_log=None,
-            auto_decompress=False,
-            lingering_time=LINGER_S,
-            keepalive_timeout=75.0,
-        )
-
-    def __call__(self) -> web.RequestHandler:
-        return Connection(self, loop=self._loop, **self._kwargs)
-
-    def retire(self) -> None:
-        """Close what is idle, and every other connection after the answer it is giving."""
-        for connection in self.connections:
-            if isinstance(connection, Connection):
-                connection.retire()
-
-    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as its parent has it
-        """Close every connection; what a client has not taken after so many seconds is thrown away."""
-        connections = [one for one in self.connections if isinstance(one, Connection)]
-        await super().shutdown(timeout)
-        for connection in connections:
-            connection.cut()
 
 
 class Written(web.StreamResponse):
@@ -208,7 +78,9 @@ class AiohttpClient:
         self._headers: Mapping[str, str] = {}
         self._source: Incoming | None = None
         self._chunked = request.version >= (1, 1)
-        self._keep_alive = request.keep_alive
+        # aiohttp's parser drops what came in one packet with a request to upgrade, and would take up
+        # whatever follows that, wherever in a request it begins: nothing may follow.
+        self._keep_alive = request.keep_alive and "Upgrade" not in request.headers
         self.headers: Any = request.headers
         self.peer = peer_of(request)
         self.query_credentials = _query_credentials(request.raw_path)
@@ -217,6 +89,21 @@ class AiohttpClient:
         self.begun = False
 
     # --- the request
+
+    def check(self) -> None:
+        """Refuse what two readers could take for two things; after that, nothing more is read.
+
+        Raises InvalidRequest.
+        """
+        request = self._request
+        self._keep_alive, keep_alive = False, self._keep_alive
+        if request.version not in SPOKEN:
+            raise InvalidRequest("Only HTTP/1.0 and HTTP/1.1 are spoken here.", status=505, reason="version")
+        if request.version < (1, 1) and "Transfer-Encoding" in request.headers:
+            raise InvalidRequest("HTTP/1.0 has no transfer codings.", reason="bad_http")
+        if not request.raw_path.startswith("/") or request.method == "CONNECT":
+            raise InvalidRequest("The request target must be a path.", reason="bad_target")
+        self._keep_alive = keep_alive
 
     async def body(self, bytes_max: int) -> bytes:
         if self.headers.get("Content-Encoding", "identity") != "identity":
@@ -227,9 +114,9 @@ class AiohttpClient:
             raise RequestTooLarge(f"The body is over {bytes_max} bytes.", reason="too_large declared")
         self._expect()
         content = self._request.content
-        if content.is_eof() and content.total_bytes <= bytes_max:
-            return content.read_nowait(-1)
         try:
+            if content.is_eof() and content.total_bytes <= bytes_max:
+                return content.read_nowait(-1)
             async with asyncio.timeout(BODY_S) as deadline:
                 return await self._read(content, bytes_max, deadline)
         except TimeoutError:

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from tokenhub_proxy import keys
 from tokenhub_proxy.calls import Endpoint
-from tokenhub_proxy.connection import AiohttpClient, Server, answer, answer_error
+from tokenhub_proxy.connection import AiohttpClient, answer, answer_error
 from tokenhub_proxy.errors import (
     InternalError,
     InvalidRequest,
@@ -31,6 +31,7 @@ from tokenhub_proxy.prices import format_usd, format_usd_per_token
 from tokenhub_proxy.receipts import receipt_json, timestamp
 from tokenhub_proxy.relay import Relay
 from tokenhub_proxy.routes import Route
+from tokenhub_proxy.sockets import Server
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Application:
         started_at: float,
     ) -> None:
         self._relay = relay
-        self._request_id = request_id
+        self.request_id = request_id
         self._render_metrics = render_metrics
         self._created = int(started_at)
         self.cors_origins = cors_origins
@@ -93,7 +94,12 @@ class Application:
         path = request.raw_path.partition("?")[0]
         endpoint = METERED.get(path)
         try:
-            if endpoint is not None and request.method == "POST" and request.version <= (1, 1):
+            client.check()
+        except InvalidRequest as error:
+            await answer_error(client, error, self.request_id())
+            return client.written()
+        try:
+            if endpoint is not None and request.method == "POST":
                 await self._relay.handle(client, endpoint)
             else:
                 await self._plain(client, request, path)
@@ -103,15 +109,13 @@ class Application:
             # The relay has told the client already; the others are told here.
             log.exception("unexpected error in %s %s", request.method, shown(path))
             if not client.begun:
-                await answer_error(client, InternalError(), self._request_id())
+                await answer_error(client, InternalError(), self.request_id())
         return client.written()
 
     async def _plain(self, client: AiohttpClient, request: web.BaseRequest, path: str) -> None:
-        id = self._request_id()
+        id = self.request_id()
         try:
-            if request.version > (1, 1):
-                raise InvalidRequest("Only HTTP/1.0 and HTTP/1.1 are spoken here.", status=505)
-            if request.method == "OPTIONS" and path.startswith("/"):
+            if request.method == "OPTIONS":
                 await answer(client, 204, {"x-request-id": id, **self._preflight(request)}, b"")
                 return
             handler = self._find(request.method, path)
@@ -122,8 +126,6 @@ class Application:
         await answer(client, page.status, {"content-type": page.content_type, "x-request-id": id}, page.body)
 
     def _find(self, method: str, path: str) -> Handler:
-        if not path.startswith("/"):
-            raise InvalidRequest("The request target must be a path.", reason="bad_target")
         handler, allowed = self._routes.get(path), "GET, OPTIONS"
         if handler is None:
             for prefix, candidate in self._prefixes.items():
@@ -257,7 +259,7 @@ def key_object(key: Key, relay: Relay) -> dict[str, Any]:
 
 async def listen(application: Application, host: str, port: int) -> tuple[Server, asyncio.Server]:
     """Accept connections; port 0 picks a free one."""
-    server = Server(application.handle)
+    server = Server(application.handle, application.request_id)
     # A burst of clients at once waits in the kernel rather than being refused.
     listener = await asyncio.get_running_loop().create_server(server, host, port, backlog=2048)
     return server, listener

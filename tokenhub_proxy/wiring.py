@@ -17,7 +17,6 @@ import orjson
 from tokenhub_proxy import observers
 from tokenhub_proxy.admin import Administration
 from tokenhub_proxy.config import Config
-from tokenhub_proxy.connection import Server
 from tokenhub_proxy.dialects import Dialect, Memory, dialect
 from tokenhub_proxy.errors import LedgerUnavailable, ShuttingDown
 from tokenhub_proxy.ledger.sqlite import SqliteLedger, open_ledger
@@ -25,6 +24,7 @@ from tokenhub_proxy.limits import Limits
 from tokenhub_proxy.relay import Relay, Serving
 from tokenhub_proxy.routes import Routes, Target
 from tokenhub_proxy.server import Application, listen
+from tokenhub_proxy.sockets import Server
 from tokenhub_proxy.transports.demo import Demo
 from tokenhub_proxy.transports.fanout import FanOut
 from tokenhub_proxy.transports.live import Live
