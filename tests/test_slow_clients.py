@@ -164,7 +164,7 @@ SIEGE_S = 180.0
 
 @pytest.mark.long
 async def test_1500_slow_or_silent_sockets_for_three_minutes(tmp_path: Path) -> None:
-    """500 slow heads, 500 slow bodies and 500 silent sockets at the real deadlines; new ones for those closed."""
+    """500 slow heads, 500 slow bodies and 500 silent sockets at the real deadlines; new ones follow."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit[0] < 4096:
         pytest.skip(f"only {limit[0]} files may be open here")

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 from urllib.parse import unquote
 
@@ -74,6 +75,7 @@ class Application:
         self.request_id = request_id
         self._render_metrics = render_metrics
         self._created = int(started_at)
+        self._description = Page(resources.files("tokenhub_proxy").joinpath("openapi.json").read_bytes())
         self.cors_origins = cors_origins
         self._routes: dict[str, Handler] = {
             "/v1/models": self._models,
@@ -81,12 +83,18 @@ class Application:
             "/healthz": self._healthz,
             "/readyz": self._readyz,
             "/metrics": self._metrics,
+            "/openapi.json": self._openapi,
         }
         # A path's last part may be anything: a model's name has slashes.
         self._prefixes: dict[str, Handler] = {
             "/v1/models/": self._model,
             "/v1/receipts/": self._receipt,
         }
+
+    def routes(self) -> set[tuple[str, str]]:
+        """Every method with its path; `{}` stands for what may be anything."""
+        found = {("POST", path) for path in METERED} | {("GET", path) for path in self._routes}
+        return found | {("GET", prefix + "{}") for prefix in self._prefixes}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Serve one request of an aiohttp connection."""
@@ -202,6 +210,9 @@ class Application:
 
     async def _metrics(self, client: AiohttpClient, path: str) -> Page:
         return Page(self._render_metrics().encode(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _openapi(self, client: AiohttpClient, path: str) -> Page:
+        return self._description
 
 
 def _json(found: object) -> Page:
