@@ -76,7 +76,10 @@ class Connection(web.RequestHandler):
     @property
     def _waiting(self) -> bool:
         """No request is at hand: aiohttp's loop sleeps until one has come whole."""
-        return self._waiter is not None and not self._waiter.done()
+        if self._waiter is None:
+            # Before its first sleep too, which the first bytes may come before.
+            return self._request_count == 0
+        return not self._waiter.done()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._socket = cast(asyncio.Transport, transport)
