@@ -84,7 +84,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     assert "Traceback" not in one.log.read_text()
 
 
-@pytest.mark.parametrize("cases", [300, pytest.param(20_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("cases", [150, pytest.param(20_000, marks=pytest.mark.long)])
 def test_whatever_is_asked_the_answer_is_one_that_is_described(served: Served, cases: int) -> None:
     """Requests made from the description, right and wrong ones: no 5xx, documented shapes only."""
     schemathesis = pytest.importorskip("schemathesis")
@@ -100,8 +100,8 @@ def test_whatever_is_asked_the_answer_is_one_that_is_described(served: Served, c
     ]
     schema = schemathesis.openapi.from_dict(DOCUMENT)
     operations = [found.ok() for found in schema.get_all_operations()]
-    # Nothing hangs on a path that takes no input.
-    sought = [operation for operation in operations if operation.path.count("/") > 1]
+    # Where nothing is taken in there is nothing to vary.
+    sought = [operation for operation in operations if operation.body or operation.path_parameters]
     modes = list(schemathesis.GenerationMode)
     answered: Counter[int] = Counter()
 

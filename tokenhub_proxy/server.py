@@ -40,7 +40,7 @@ METERED: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/embeddings"
 # What a browser's script may read of an answer.
 EXPOSED = (
     "x-request-id, retry-after, x-should-retry, x-tokenhub-cost-usd, x-tokenhub-dropped, "
-    "x-tokenhub-output-max, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
+    "x-tokenhub-output-max, x-tokenhub-replayed, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
     "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, "
     "x-ratelimit-reset-tokens"
 )
