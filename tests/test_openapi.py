@@ -84,7 +84,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     assert "Traceback" not in one.log.read_text()
 
 
-@pytest.mark.parametrize("cases", [150, pytest.param(20_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("cases", [300, pytest.param(20_000, marks=pytest.mark.long)])
 def test_whatever_is_asked_the_answer_is_one_that_is_described(served: Served, cases: int) -> None:
     """Requests made from the description, right and wrong ones: no 5xx, documented shapes only."""
     schemathesis = pytest.importorskip("schemathesis")
