@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from tokenhub_proxy.keys import Key
 from tokenhub_proxy.prices import Price, Usage
@@ -69,9 +69,11 @@ class Entry:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a hold ended. `cost` is what the call is worth; above the hold it is written off."""
+class Ending(NamedTuple):
+    """How a hold ended. `cost` is what the call is worth; above the hold it is written off.
+
+    (A named tuple is made in a quarter of the time of a frozen dataclass, once for every call.)
+    """
 
     status: Status
     at: float

@@ -49,31 +49,23 @@ class FileReader:
         self._turn = asyncio.Lock()
 
     async def fetch(self, *queries: Query, deadline_s: float | None = DEADLINE_S) -> list[Rows]:
-        async with self._turn:
+        try:
+            if deadline_s is not None:
+                async with self._turn:
+                    return await _read(self._connection or await self._open(), queries, deadline_s)
+            # A connection of its own: it may take minutes, and reports are not to wait for it.
+            connection = await self._connect()
             try:
-                connection = self._connection or await self._open()
-                end = None if deadline_s is None else time.monotonic() + deadline_s
-                await connection.set_progress_handler(
-                    (lambda: time.monotonic() > end) if end is not None else None,  # type: ignore[arg-type]
-                    _PROGRESS_STEPS,
-                )
-                await connection.execute("BEGIN")
-                try:
-                    return [list(await connection.execute_fetchall(*query)) for query in queries]  # type: ignore[arg-type]
-                except asyncio.CancelledError:
-                    # Nobody wants the answer; a check of a large file would go on for a minute.
-                    await connection.interrupt()
-                    raise
-                finally:
-                    await connection.rollback()
-            except sqlite3.Error as error:
-                if error_name(error) == "SQLITE_INTERRUPT":
-                    raise LedgerUnavailable(f"the report took longer than {deadline_s:g} s") from error
-                raise LedgerUnavailable(error_name(error)) from error
+                return await _read(connection, queries, None)
+            finally:
+                await connection.close()
+        except sqlite3.Error as error:
+            if error_name(error) == "SQLITE_INTERRUPT":
+                raise LedgerUnavailable(f"the report took longer than {deadline_s:g} s") from error
+            raise LedgerUnavailable(error_name(error)) from error
 
     async def copy(self, path: str) -> None:
-        # A connection of its own: it takes long, and reports are not to wait for it.
-        connection = await self._connect()
+        connection = await self._connect()  # of its own, as above
         try:
             await connection.execute("VACUUM INTO ?", (path,))
         finally:
@@ -94,6 +86,25 @@ class FileReader:
             connection, self._connection = self._connection, None
             if connection is not None:
                 await connection.close()
+
+
+async def _read(
+    connection: aiosqlite.Connection, queries: Sequence[Query], deadline_s: float | None
+) -> list[Rows]:
+    end = None if deadline_s is None else time.monotonic() + deadline_s
+    await connection.set_progress_handler(
+        (lambda: time.monotonic() > end) if end is not None else None,  # type: ignore[arg-type]
+        _PROGRESS_STEPS,
+    )
+    await connection.execute("BEGIN")
+    try:
+        return [list(await connection.execute_fetchall(*query)) for query in queries]  # type: ignore[arg-type]
+    except asyncio.CancelledError:
+        # Nobody wants the answer; a check of a large file would go on for a minute.
+        await connection.interrupt()
+        raise
+    finally:
+        await connection.rollback()
 
 
 class WriterReader:

@@ -290,15 +290,12 @@ class SqliteLedger:
         self._check = self._loop.create_task(self._look_for_damage())
 
     async def _look_for_damage(self) -> None:
-        reader = FileReader(self.path)
         try:
-            ((*found,),) = await reader.fetch((QUICK_CHECK, ()), deadline_s=None)
+            ((*found,),) = await self._reader.fetch((QUICK_CHECK, ()), deadline_s=None)
             if found != [("ok",)]:
                 self._committer.give_up(f"the ledger is damaged ({found[0][0]}); restore a backup")
         except LedgerUnavailable as error:
             self._committer.give_up(f"the ledger can't be checked for damage ({error.reason})")
-        finally:
-            await reader.aclose()
 
     async def aclose(self) -> None:
         if self._closed:
