@@ -7,6 +7,7 @@ import os
 import socket
 import sqlite3
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Literal
 
 from tokenhub_proxy.keys import Key
@@ -64,7 +65,8 @@ class Lock:
             os.close(self._file)
             raise LedgerInUse(f"{path} is in use by {owner or 'another process'}.") from error
         # It is never unlinked: a process that waits for the old file would not see a new one.
-        owner = f"process {os.getpid()} on {socket.gethostname()} since {now_s:.0f}\n"
+        since = datetime.fromtimestamp(now_s, UTC)
+        owner = f"process {os.getpid()} on {socket.gethostname()} since {since:%Y-%m-%d %H:%M:%S} UTC\n"
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, owner.encode(), 0)
 
