@@ -17,7 +17,8 @@ from tests.dialects.bedrock_streams import START, ending, event, exception, text
 from tests.dialects.rows.bedrock import check, whole
 from tokenhub_proxy.calls import Call, parse
 from tokenhub_proxy.dialects import Asking, Memory, dialect
-from tokenhub_proxy.dialects.bedrock_families import FAMILIES, family, model_name
+from tokenhub_proxy.dialects.bedrock_families import family, model_name
+from tokenhub_proxy.dialects.quirks import FAMILIES
 from tokenhub_proxy.errors import InvalidRequest, ProxyError, UpstreamUnavailable
 from tokenhub_proxy.prices import Usage
 from tokenhub_proxy.routes import Target, Upstream

@@ -10,8 +10,9 @@ from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects import Asking, Reply
 from tokenhub_proxy.dialects.anthropic_replies import Stream, read_error, whole
 from tokenhub_proxy.dialects.anthropic_requests import Request, format_tool
-from tokenhub_proxy.dialects.gates import CLAUDE, Claude, gate
+from tokenhub_proxy.dialects.gates import Claude, gate
 from tokenhub_proxy.dialects.memory import Memory
+from tokenhub_proxy.dialects.quirks import CLAUDE
 from tokenhub_proxy.dialects.replies import Refused, Whole, media_type
 from tokenhub_proxy.errors import InvalidRequest, UpstreamUnavailable
 from tokenhub_proxy.wire import Outgoing

@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 
 from tokenhub_proxy.dialects.anthropic_requests import SIGNATURE_FORMAT
-from tokenhub_proxy.dialects.bedrock_families import Family
 from tokenhub_proxy.dialects.conversation import Media, Part, Text, Thinking, ToolCall, ToolResult, Turn
 from tokenhub_proxy.dialects.fields import Losses
+from tokenhub_proxy.dialects.gates import Family
 from tokenhub_proxy.dialects.memory import Memory
 from tokenhub_proxy.errors import InvalidRequest
 

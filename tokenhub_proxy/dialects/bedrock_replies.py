@@ -11,9 +11,9 @@ import orjson
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects import Asking
 from tokenhub_proxy.dialects.anthropic_requests import SIGNATURE_FORMAT
-from tokenhub_proxy.dialects.bedrock_families import Family
 from tokenhub_proxy.dialects.bedrock_messages import memory_key
 from tokenhub_proxy.dialects.eventstream import Frame, Frames
+from tokenhub_proxy.dialects.gates import Family
 from tokenhub_proxy.dialects.memory import Memory
 from tokenhub_proxy.dialects.replies import parse_object, refusal
 from tokenhub_proxy.dialects.translated import Chunks, Gathered, Translated

@@ -10,12 +10,11 @@ import orjson
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects import Asking
 from tokenhub_proxy.dialects.anthropic_requests import JSON_HINT
-from tokenhub_proxy.dialects.bedrock_families import Family
 from tokenhub_proxy.dialects.bedrock_fields import FIELDS
 from tokenhub_proxy.dialects.bedrock_messages import Blocks
 from tokenhub_proxy.dialects.conversation import Conversation, ToolCall, read_conversation
 from tokenhub_proxy.dialects.fields import Losses, sort_fields
-from tokenhub_proxy.dialects.gates import Claude
+from tokenhub_proxy.dialects.gates import Claude, Family
 from tokenhub_proxy.dialects.memory import Memory
 from tokenhub_proxy.dialects.schemas import adapted
 from tokenhub_proxy.dialects.settings import (

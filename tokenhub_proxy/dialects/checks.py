@@ -6,9 +6,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from tokenhub_proxy.dialects.bedrock_families import Family
 from tokenhub_proxy.dialects.facts import Facts
-from tokenhub_proxy.dialects.gates import Claude, Gemini
+from tokenhub_proxy.dialects.gates import Claude, Family, Gemini
 from tokenhub_proxy.dialects.quirks import ROWS
 
 # The rows whose members an upstream of a dialect may set.

@@ -1,4 +1,4 @@
-"""What models of one dialect differ in, by the start of their names: data, with its date."""
+"""What a row of the tables of models can say, and which row is a model's."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from tokenhub_proxy.routes import Upstream
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-# The day on which the tables below were last compared with the public documentation.
-DATED = "2026-11-22"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,36 +27,6 @@ class Claude:
     forced_tools: bool = True
     json_schema: bool = False
     effort_xhigh: bool = False
-
-
-_CLAUDE_4_1 = Claude(sampling_pair=False, json_schema=True)
-_CLAUDE_4_6 = replace(_CLAUDE_4_1, thinking="adaptive")
-_CLAUDE_4_7 = replace(_CLAUDE_4_6, sampling=False, effort_xhigh=True)
-_CLAUDE_5_FABLE = replace(_CLAUDE_4_7, forced_tools=False)
-
-CLAUDE: Mapping[str, Claude] = {
-    "": Claude(),  # other makers' models behind the same format
-    "claude-": _CLAUDE_4_7,  # a name newer than this table
-    "claude-2": Claude(thinking="none"),
-    "claude-instant": Claude(thinking="none"),
-    "claude-3": Claude(thinking="none"),
-    "claude-3-7": Claude(),
-    "claude-sonnet-4": Claude(),
-    "claude-opus-4": Claude(),
-    "claude-opus-4-1": _CLAUDE_4_1,
-    "claude-haiku-4-5": _CLAUDE_4_1,
-    "claude-sonnet-4-5": _CLAUDE_4_1,
-    "claude-opus-4-5": _CLAUDE_4_1,
-    "claude-sonnet-4-6": _CLAUDE_4_6,
-    "claude-opus-4-6": _CLAUDE_4_6,
-    "claude-opus-4-7": _CLAUDE_4_7,
-    "claude-opus-4-8": _CLAUDE_4_7,
-    "claude-sonnet-5": _CLAUDE_4_7,
-    "claude-opus-5": _CLAUDE_4_7,
-    "claude-fable-5": _CLAUDE_5_FABLE,
-    "claude-mythos-5": _CLAUDE_5_FABLE,
-    "claude-mythos-preview": _CLAUDE_5_FABLE,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +49,27 @@ class Gemini:
     json_with_tools: bool = False
 
 
-_GEMINI_3 = Gemini("level", signatures=True, media_resolution=True, json_with_tools=True)
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What one family of models takes.
 
-GEMINI: Mapping[str, Gemini] = {
-    "": _GEMINI_3,  # a name newer than this table
-    "gemma": Gemini(),
-    "gemini-1": Gemini(),
-    "gemini-2.0": Gemini(),
-    "gemini-2.5": Gemini("budget"),
-    "gemini-2.5-flash-image": Gemini(),
-    "gemini-2.5-pro": Gemini("budget", budget_min=128, budget_max=32_768),
-    "gemini-3": _GEMINI_3,
-    "gemini-3-pro": replace(_GEMINI_3, levels=("low", "high")),
-    "gemini-3.1-pro": replace(_GEMINI_3, levels=("low", "medium", "high")),
-}
+    `cache`: cache points. `choices`: the tool choices it knows. `results_alone`: beside a tool's
+    result nothing else. `json_schema`: outputConfig.textFormat and strict tools. `reasoning`: how
+    an effort is said. `reasoning_back`: which reasoning of earlier turns it takes, with its
+    signature or as text. `top_k`: where that stands among the additional fields. `cached_inside`:
+    its input tokens include those from the cache. `claude`: what Anthropic's own models take.
+    """
+
+    cache: bool = False
+    choices: tuple[Literal["auto", "any", "tool"], ...] = ("auto", "any", "tool")
+    results_alone: bool = False
+    json_schema: bool = False
+    reasoning: Literal["none", "claude", "effort", "qwen", "nova"] = "none"
+    reasoning_back: Literal["none", "signed", "text"] = "none"
+    top_k: tuple[str, ...] = ()
+    cached_inside: bool = False
+    claude: Claude | None = None
+
 
 GateType = TypeVar("GateType", bound="DataclassInstance")
 

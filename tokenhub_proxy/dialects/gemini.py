@@ -8,10 +8,11 @@ import orjson
 
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects import Asking, Reply
-from tokenhub_proxy.dialects.gates import GEMINI, gate
+from tokenhub_proxy.dialects.gates import gate
 from tokenhub_proxy.dialects.gemini_replies import Stream, error_reader, whole, whole_embeddings
 from tokenhub_proxy.dialects.gemini_requests import Request, embedding_body, model_path
 from tokenhub_proxy.dialects.memory import Memory
+from tokenhub_proxy.dialects.quirks import GEMINI
 from tokenhub_proxy.dialects.replies import Refused, Whole, media_type
 from tokenhub_proxy.errors import UpstreamUnavailable
 from tokenhub_proxy.wire import Outgoing

@@ -1,15 +1,20 @@
-"""What is known of OpenAI-compatible upstreams, as data: one row each, dated, most general facts first.
+"""What upstreams and models do unlike others, as data with its date; `quirks` in the config is laid over it.
 
-A row is recognised by its upstream's host, or named in the config (`quirks: {like: vllm}`); the
-members of a row are those of `facts.Facts`. Of `models` every pattern that matches is laid over the
-row, in order. Where nothing is written the upstream takes what OpenAI takes.
+A row of OpenAI-compatible upstreams is recognised by its host, or named in the config
+(`quirks: {like: vllm}`); the members of a row are those of `facts.Facts`. Of `models` every pattern
+that matches is laid over the row, in order. Where nothing is written the upstream takes what OpenAI
+takes. The tables of models, at the end, go by the start of a name: the longest that fits counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from tokenhub_proxy.dialects.gates import Claude, Family, Gemini
+
+# The day on which the tables were last compared with the public documentation.
 AS_OF = "2026-11-22"
 
 _SAMPLING = (
@@ -185,3 +190,85 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         "drop": ("seed", "user", "logit_bias", "logprobs", "top_logprobs", *_OPENAI_ONLY),
     },
 }  # fmt: skip
+
+# --- Claude, wherever it is served
+
+_CLAUDE_4_1 = Claude(sampling_pair=False, json_schema=True)
+_CLAUDE_4_6 = replace(_CLAUDE_4_1, thinking="adaptive")
+_CLAUDE_4_7 = replace(_CLAUDE_4_6, sampling=False, effort_xhigh=True)
+_CLAUDE_5_FABLE = replace(_CLAUDE_4_7, forced_tools=False)
+
+CLAUDE: Mapping[str, Claude] = {
+    "": Claude(),  # other makers' models behind the same format
+    "claude-": _CLAUDE_4_7,  # a name newer than this table
+    "claude-2": Claude(thinking="none"),
+    "claude-instant": Claude(thinking="none"),
+    "claude-3": Claude(thinking="none"),
+    "claude-3-7": Claude(),
+    "claude-sonnet-4": Claude(),
+    "claude-opus-4": Claude(),
+    "claude-opus-4-1": _CLAUDE_4_1,
+    "claude-haiku-4-5": _CLAUDE_4_1,
+    "claude-sonnet-4-5": _CLAUDE_4_1,
+    "claude-opus-4-5": _CLAUDE_4_1,
+    "claude-sonnet-4-6": _CLAUDE_4_6,
+    "claude-opus-4-6": _CLAUDE_4_6,
+    "claude-opus-4-7": _CLAUDE_4_7,
+    "claude-opus-4-8": _CLAUDE_4_7,
+    "claude-sonnet-5": _CLAUDE_4_7,
+    "claude-opus-5": _CLAUDE_4_7,
+    "claude-fable-5": _CLAUDE_5_FABLE,
+    "claude-mythos-5": _CLAUDE_5_FABLE,
+    "claude-mythos-preview": _CLAUDE_5_FABLE,
+}
+
+# --- Gemini
+
+_GEMINI_3 = Gemini("level", signatures=True, media_resolution=True, json_with_tools=True)
+
+GEMINI: Mapping[str, Gemini] = {
+    "": _GEMINI_3,  # a name newer than this table
+    "gemma": Gemini(),
+    "gemini-1": Gemini(),
+    "gemini-2.0": Gemini(),
+    "gemini-2.5": Gemini("budget"),
+    "gemini-2.5-flash-image": Gemini(),
+    "gemini-2.5-pro": Gemini("budget", budget_min=128, budget_max=32_768),
+    "gemini-3": _GEMINI_3,
+    "gemini-3-pro": replace(_GEMINI_3, levels=("low", "high")),
+    "gemini-3.1-pro": replace(_GEMINI_3, levels=("low", "medium", "high")),
+}
+
+# --- the families behind Bedrock's Converse
+
+_FAMILY_CLAUDE = Family(cache=True, reasoning="claude", reasoning_back="signed", top_k=("top_k",))
+_FAMILY_CLAUDE_JSON = replace(_FAMILY_CLAUDE, json_schema=True)
+_FAMILY_MISTRAL = Family(choices=("auto", "any"), results_alone=True, top_k=("top_k",))
+_FAMILY_NOVA = Family(cache=True, top_k=("inferenceConfig", "topK"))
+
+FAMILIES: Mapping[str, Family] = {
+    "": Family(),  # a maker newer than this table, or an ARN that tells no model
+    "ai21.": Family(choices=()),
+    "amazon.nova": _FAMILY_NOVA,
+    "amazon.nova-2": replace(_FAMILY_NOVA, reasoning="nova"),
+    "amazon.titan": Family(choices=()),
+    "anthropic.": _FAMILY_CLAUDE,
+    "anthropic.claude-haiku-4-5": _FAMILY_CLAUDE_JSON,
+    "anthropic.claude-opus-4-5": _FAMILY_CLAUDE_JSON,
+    "anthropic.claude-opus-4-6": _FAMILY_CLAUDE_JSON,
+    "anthropic.claude-sonnet-4-5": _FAMILY_CLAUDE_JSON,
+    "anthropic.claude-sonnet-4-6": _FAMILY_CLAUDE_JSON,
+    "cohere.command": Family(choices=("auto",), top_k=("k",)),
+    "deepseek.": Family(json_schema=True),
+    "deepseek.r1": Family(choices=(), reasoning_back="text"),
+    "google.gemma-3": Family(json_schema=True),
+    "meta.": Family(choices=("auto",), results_alone=True),
+    "mistral.": _FAMILY_MISTRAL,
+    "mistral.magistral": replace(_FAMILY_MISTRAL, json_schema=True),
+    "mistral.ministral-3": replace(_FAMILY_MISTRAL, json_schema=True),
+    "mistral.mistral-large-3": replace(_FAMILY_MISTRAL, json_schema=True),
+    "openai.": Family(cached_inside=True, reasoning="effort"),
+    "qwen.": Family(reasoning="qwen"),
+    "qwen.qwen3": Family(reasoning="qwen", json_schema=True),
+    "zai.glm": Family(json_schema=True),
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tokenhub_proxy.dialects import anthropic_fields, bedrock_fields, gates, gemini_fields, quirks
+from tokenhub_proxy.dialects import anthropic_fields, bedrock_fields, gemini_fields, quirks
 from tokenhub_proxy.dialects.checks import quirk_names
 from tokenhub_proxy.dialects.fields import Fate
 
@@ -38,7 +38,7 @@ that a table does not name are dropped and reported.
 The openai and azure dialects relay a request as it is, but for the model's name and for what the
 upstreams of the last table are known to take otherwise; fields that it does not name are sent on.
 
-What single models take differs; the gates are data with the date {gates.DATED}, and `quirks` in an
+What single models take differs; the gates are data with the date {quirks.AS_OF}, and `quirks` in an
 upstream's row of the config stands over them. It may set, at
 
 - openai and azure: `like`, the name of a row of the last table, and {_names("openai")};
