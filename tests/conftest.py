@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 from tests.upstream import FakeUpstream
 from tokenhub_proxy import config, wiring
 from tokenhub_proxy.exchange import Exchange
+from tokenhub_proxy.ledger import LedgerRefused
 
 KEY = "sk-th-testtesttesttesttest"
 
@@ -44,6 +48,34 @@ def load(text: str, folder: Path) -> config.Config:
     return config.load(
         text, name="test.yaml", folder=folder, environ={}, read_file=lambda path: path.read_text()
     )
+
+
+@pytest.fixture(autouse=True)
+def books_verified(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Re-add the books of every ledger that the test leaves behind, whichever process kept them.
+
+    Files that are no ledger, or that somebody still owns, say so themselves. A test that damages
+    its ledger on purpose is marked `damaged`.
+    """
+    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    if folder is None or request.node.get_closest_marker("damaged"):
+        return
+    for path in folder.rglob("*.db"):
+        with ThreadPoolExecutor(1) as thread:  # the test's own event loop stays as it is
+            assert thread.submit(asyncio.run, differences(path)).result() == []
+
+
+async def differences(path: Path) -> Sequence[str]:
+    """What `ledger verify` would say of a file."""
+    try:
+        ledger = await wiring.open_ledger(f"sqlite:///{path}", clock=time.time)
+    except LedgerRefused:
+        return []
+    try:
+        return await ledger.verify()
+    finally:
+        await ledger.aclose()
 
 
 @pytest.fixture

@@ -263,6 +263,7 @@ def test_a_backup_is_whole_and_never_written_over_anything(folder, name, type_in
     assert type_in(folder, "ledger", "backup", str(tmp_path / "no/such/folder.db")).code == 2
 
 
+@pytest.mark.damaged
 def test_verify_finds_what_was_changed_behind_our_back(tmp_path, type_in) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG)
     type_in(tmp_path, "accounts", "credit", "main", "10.00")

@@ -368,6 +368,7 @@ async def test_the_past_can_not_be_rewritten(ledger: SqliteLedger, shelf: Shelf,
         ("CREATE TRIGGER mine AFTER INSERT ON entries BEGIN SELECT 1; END", "not the ledger's own"),
     ],
 )
+@pytest.mark.damaged
 async def test_verify_finds_what_was_rewritten_all_the_same(
     ledger: SqliteLedger, shelf: Shelf, statement: str, found: str
 ) -> None:

@@ -277,6 +277,7 @@ async def test_damage_found_while_running_stops_writing_for_good(
     assert (await reopened.receipt(one.request_id)).status == "expired"
 
 
+@pytest.mark.damaged
 async def test_an_ending_that_the_file_refuses_stops_spending(
     ledger: SqliteLedger, shelf: Shelf, storage: Storage
 ) -> None:
