@@ -9,7 +9,8 @@ import orjson
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects import Asking, Reply
 from tokenhub_proxy.dialects.anthropic_replies import Stream, read_error, whole
-from tokenhub_proxy.dialects.anthropic_requests import Request, format_tool
+from tokenhub_proxy.dialects.anthropic_requests import Request
+from tokenhub_proxy.dialects.formats import format_tool
 from tokenhub_proxy.dialects.gates import Claude, gate
 from tokenhub_proxy.dialects.memory import Memory
 from tokenhub_proxy.dialects.quirks import CLAUDE
@@ -49,7 +50,7 @@ class Anthropic:
         if not 200 <= status < 300:
             return Refused(status, headers, read_error)
         kind = media_type(headers)
-        tool = format_tool(call, _gate(asking))
+        tool = format_tool(call, json_schema=_gate(asking).json_schema)
         if call.stream and kind == "text/event-stream":
             return Stream(call, asking, self._memory, tool)
         if kind.startswith("text/") or status != 200:

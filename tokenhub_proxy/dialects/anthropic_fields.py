@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tokenhub_proxy.dialects.fields import Fate
+from tokenhub_proxy.dialects.fields import NO_EQUIVALENT, ONE_PLAIN_CHOICE, Fate, caching
 
 FIELDS: Mapping[str, Fate] = {
     "model": Fate("mapped", "model"),
@@ -28,27 +28,10 @@ FIELDS: Mapping[str, Fate] = {
     "safety_identifier": Fate("mapped", "metadata.user_id, where there is no user"),
     "metadata": Fate("mapped", "its user_id; other entries are reported"),
     "service_tier": Fate("mapped", "auto, or standard_only for default; others are reported"),
-    "n": Fate("refused", "the upstream gives one choice", (1,)),
-    "best_of": Fate("refused", "the upstream gives one choice", (1,)),
-    "functions": Fate("refused", "deprecated, use tools", ([],)),
-    "function_call": Fate("refused", "deprecated, use tool_choice", ("auto", "none")),
-    "modalities": Fate("refused", "the upstream answers in text", (["text"],)),
-    "audio": Fate("refused", "the upstream answers in text"),
-    "web_search_options": Fate("refused", "searches at the upstream are not served"),
-    "frequency_penalty": Fate("dropped", "has no equivalent", (0,)),
-    "presence_penalty": Fate("dropped", "has no equivalent", (0,)),
-    "logit_bias": Fate("dropped", "has no equivalent", ({},)),
-    "logprobs": Fate("dropped", "has no equivalent", (False,)),
-    "top_logprobs": Fate("dropped", "has no equivalent", (0,)),
-    "seed": Fate("dropped", "has no equivalent"),
-    "store": Fate("dropped", "has no equivalent", (False,)),
-    "prediction": Fate("dropped", "has no equivalent"),
-    "verbosity": Fate("dropped", "has no equivalent", ("medium",)),
-    "moderation": Fate("dropped", "has no equivalent"),
-    "prompt_cache_key": Fate("dropped", "caching is by cache_control marks"),
-    "prompt_cache_options": Fate("dropped", "caching is by cache_control marks"),
-    "prompt_cache_retention": Fate("dropped", "caching is by cache_control marks"),
     "thinking": Fate("passed", "Anthropic's own; stands before reasoning_effort"),
     "top_k": Fate("passed", "Anthropic's own; reported where the model refuses it"),
     "cache_control": Fate("passed", "Anthropic's own, also on parts, messages and tools"),
+    **NO_EQUIVALENT,
+    **ONE_PLAIN_CHOICE,
+    **caching("caching is by cache_control marks"),
 }

@@ -24,6 +24,7 @@ from tokenhub_proxy.dialects.conversation import (
     read_conversation,
 )
 from tokenhub_proxy.dialects.fields import Losses, sort_fields
+from tokenhub_proxy.dialects.formats import JSON_HINT, UNSUPPORTED_KEYWORDS, format_tool
 from tokenhub_proxy.dialects.gates import Claude
 from tokenhub_proxy.dialects.memory import Memory
 from tokenhub_proxy.dialects.schemas import adapted
@@ -48,28 +49,6 @@ OUTPUT_DEFAULT = 4096
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 # The signature format that OpenRouter's clients know, in what clients may send back.
 SIGNATURE_FORMAT = "anthropic-claude-v1"
-JSON_HINT = "Answer with one JSON object and nothing else."
-
-# What structured output knows no rule for; the model is told in words.
-UNSUPPORTED_KEYWORDS = frozenset(
-    {
-        "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
-        "minLength", "maxLength", "maxItems",
-    }
-)  # fmt: skip
-
-
-def format_tool(call: Call, gate: Claude) -> str | None:
-    """The name of the tool that stands for the response format, where the model has none itself."""
-    wanted = read_format(call)
-    if wanted is None or wanted.kind != "json_schema" or gate.json_schema:
-        return None
-    name = "".join(letter if letter.isalnum() and letter.isascii() else "_" for letter in wanted.name)
-    name = name[:60] or "answer"
-    taken = {tool.name for tool in read_tools(call)}
-    while name in taken:
-        name += "_"
-    return name
 
 
 def memory_key(tool_call_id: str) -> str:
@@ -127,7 +106,7 @@ class Request:
         return []
 
     def _add_tools(self, tools: tuple[Tool, ...], choice: ToolChoice | None) -> None:
-        name = format_tool(self._call, self._gate)
+        name = format_tool(self._call, json_schema=self._gate.json_schema)
         mode = choice.mode if choice else "auto"
         names = choice.names if choice else ()
         if len(names) != 1 or mode != "required":

@@ -14,7 +14,8 @@ from tokenhub_proxy.dialects import Asking, Reply
 from tokenhub_proxy.dialects import bedrock_embeddings as vectors
 from tokenhub_proxy.dialects.bedrock_families import family
 from tokenhub_proxy.dialects.bedrock_replies import Stream, error_reader, whole
-from tokenhub_proxy.dialects.bedrock_requests import Request, format_tool
+from tokenhub_proxy.dialects.bedrock_requests import Request
+from tokenhub_proxy.dialects.formats import format_tool
 from tokenhub_proxy.dialects.memory import Memory
 from tokenhub_proxy.dialects.replies import Refused, Whole, media_type
 from tokenhub_proxy.dialects.sigv4 import Signer
@@ -56,7 +57,7 @@ class Bedrock:
         if call.endpoint == "embeddings":
             return Whole(partial(vectors.whole, call=call, asking=asking))
         found = family(asking.target.model, asking.target.upstream)
-        tool, id = format_tool(call, found), headers.get("x-amzn-requestid", "")
+        tool, id = format_tool(call, json_schema=found.json_schema), headers.get("x-amzn-requestid", "")
         if streamed:
             return Stream(call, asking, found, self._memory, tool, id)
         return Whole(

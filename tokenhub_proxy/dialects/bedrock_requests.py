@@ -9,11 +9,11 @@ import orjson
 
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects import Asking
-from tokenhub_proxy.dialects.anthropic_requests import JSON_HINT
 from tokenhub_proxy.dialects.bedrock_fields import FIELDS
 from tokenhub_proxy.dialects.bedrock_messages import Blocks
 from tokenhub_proxy.dialects.conversation import Conversation, ToolCall, read_conversation
 from tokenhub_proxy.dialects.fields import Losses, sort_fields
+from tokenhub_proxy.dialects.formats import JSON_HINT, UNSUPPORTED_KEYWORDS, format_tool
 from tokenhub_proxy.dialects.gates import Claude, Family
 from tokenhub_proxy.dialects.memory import Memory
 from tokenhub_proxy.dialects.schemas import adapted
@@ -34,32 +34,12 @@ from tokenhub_proxy.dialects.thinking import choose_thinking, fit_sampling, thin
 from tokenhub_proxy.errors import InvalidRequest
 
 SERVICE_TIERS = ("default", "priority", "flex", "reserved")
-# Rules that strict schemas there don't know; the model is told in words.
-UNSUPPORTED_KEYWORDS = frozenset(
-    {
-        "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength",
-        "maxItems",
-    }
-)  # fmt: skip
 _NOVA_EFFORTS: Mapping[Effort, str] = {
     "minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high",
 }  # fmt: skip
 _QWEN_EFFORTS: Mapping[Effort, str] = {
     "minimal": "low", "low": "low", "medium": "high", "high": "high", "xhigh": "high", "max": "high",
 }  # fmt: skip
-
-
-def format_tool(call: Call, family: Family) -> str | None:
-    """The name of the tool that stands for the response format, where the model has none itself."""
-    wanted = read_format(call)
-    if wanted is None or wanted.kind != "json_schema" or family.json_schema:
-        return None
-    name = "".join(letter if letter.isalnum() and letter.isascii() else "_" for letter in wanted.name)
-    name = name[:60] or "answer"
-    taken = {tool.name for tool in read_tools(call)}
-    while name in taken:
-        name += "_"
-    return name
 
 
 class Request:
@@ -140,7 +120,7 @@ class Request:
                 self.losses.drop("tool_choice")
             tools = () if not used else tools
         offered = [block for tool in tools for block in self._tool(tool)]
-        form = format_tool(self._call, self._family)
+        form = format_tool(self._call, json_schema=self._family.json_schema)
         if form is not None:
             wanted = read_format(self._call)
             assert wanted is not None

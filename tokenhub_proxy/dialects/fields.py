@@ -30,6 +30,37 @@ class Fate:
     neutral: tuple[object, ...] = ()
 
 
+# Of what OpenAI's clients say, these are known to no upstream that is translated for.
+NO_EQUIVALENT: Mapping[str, Fate] = {
+    "logit_bias": Fate("dropped", "has no equivalent", ({},)),
+    "store": Fate("dropped", "has no equivalent", (False,)),
+    "prediction": Fate("dropped", "has no equivalent"),
+    "verbosity": Fate("dropped", "has no equivalent", ("medium",)),
+    "moderation": Fate("dropped", "has no equivalent"),
+    "functions": Fate("refused", "deprecated, use tools", ([],)),
+    "function_call": Fate("refused", "deprecated, use tool_choice", ("auto", "none")),
+    "modalities": Fate("refused", "the upstream answers in text", (["text"],)),
+    "audio": Fate("refused", "the upstream answers in text"),
+    "web_search_options": Fate("refused", "searches at the upstream are not served"),
+}
+# Claude and the models beside it at Bedrock give one answer, chosen by temperature and little else.
+ONE_PLAIN_CHOICE: Mapping[str, Fate] = {
+    "n": Fate("refused", "the upstream gives one choice", (1,)),
+    "best_of": Fate("refused", "the upstream gives one choice", (1,)),
+    "frequency_penalty": Fate("dropped", "has no equivalent", (0,)),
+    "presence_penalty": Fate("dropped", "has no equivalent", (0,)),
+    "logprobs": Fate("dropped", "has no equivalent", (False,)),
+    "top_logprobs": Fate("dropped", "has no equivalent", (0,)),
+    "seed": Fate("dropped", "has no equivalent"),
+}
+
+
+def caching(note: str) -> Mapping[str, Fate]:
+    """The fates of the fields that steer OpenAI's prompt cache, where another one works as `note` says."""
+    names = ("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention")
+    return {name: Fate("dropped", note) for name in names}
+
+
 class Losses:
     """Collects what an upstream can't be told of one call."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tokenhub_proxy.dialects.fields import Fate
+from tokenhub_proxy.dialects.fields import NO_EQUIVALENT, Fate, caching
 
 FIELDS: Mapping[str, Fate] = {
     "model": Fate("mapped", "in the path"),
@@ -41,20 +41,9 @@ FIELDS: Mapping[str, Fate] = {
     "safety_identifier": Fate("dropped", "has no equivalent"),
     "metadata": Fate("dropped", "has no equivalent", ({},)),
     "service_tier": Fate("dropped", "has no equivalent", ("auto", "default")),
-    "logit_bias": Fate("dropped", "has no equivalent", ({},)),
-    "store": Fate("dropped", "has no equivalent", (False,)),
-    "prediction": Fate("dropped", "has no equivalent"),
-    "verbosity": Fate("dropped", "has no equivalent", ("medium",)),
-    "moderation": Fate("dropped", "has no equivalent"),
-    "prompt_cache_key": Fate("dropped", "caching is implicit"),
-    "prompt_cache_options": Fate("dropped", "caching is implicit"),
-    "prompt_cache_retention": Fate("dropped", "caching is implicit"),
     "best_of": Fate("refused", "the upstream can't choose among answers", (1,)),
-    "functions": Fate("refused", "deprecated, use tools", ([],)),
-    "function_call": Fate("refused", "deprecated, use tool_choice", ("auto", "none")),
-    "modalities": Fate("refused", "answers are text here", (["text"],)),
-    "audio": Fate("refused", "answers are text here"),
-    "web_search_options": Fate("refused", "searches at the upstream are not served"),
+    **NO_EQUIVALENT,
+    **caching("caching is implicit"),
 }
 
 EMBEDDING_FIELDS: Mapping[str, Fate] = {
