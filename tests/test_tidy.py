@@ -25,6 +25,7 @@ FLOORS: dict[str, int] = {
     "calls": 0,
     "errors": 0,
     "health": 0,
+    "inflate": 0,
     "keys": 0,
     "limits": 0,
     "prices": 0,

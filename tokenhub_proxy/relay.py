@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 
-from tokenhub_proxy import calls, keys, sse
+from tokenhub_proxy import calls, inflate, keys, sse
 from tokenhub_proxy.calls import Call, Endpoint
 from tokenhub_proxy.dialects import Dialect, Reply
 from tokenhub_proxy.errors import (
@@ -53,6 +53,7 @@ class Serving:
     routes: Routes
     trusted_proxies: Networks
     body_max_bytes: int
+    body_codings: tuple[str, ...] = ()  # compressed bodies that are taken
 
 
 class Relay:
@@ -120,8 +121,7 @@ class Relay:
             raise ShuttingDown
         serving = self.serving
         key = exchange.key = self.identify(client)
-        raw = await client.body(serving.body_max_bytes)
-        exchange.bytes_in = len(raw)
+        raw = await self._body(exchange, client, serving)
         call = exchange.call = parse(raw, exchange.endpoint, key, client.headers)
         idempotency = idempotency_of(client.headers, exchange.endpoint, raw)
         del raw  # a stream may last an hour, and a body has megabytes
@@ -179,6 +179,13 @@ class Relay:
             if address is None or address not in keys.networks(key.scope.ips):
                 raise IpNotAllowed("This key may not be used from your address.", reason=client.peer)
         return key
+
+    async def _body(self, exchange: Exchange, client: Client, serving: Serving) -> bytes:
+        """The client's body, inflated where it is compressed; `bytes_in` counts what was sent."""
+        coding = inflate.request_coding(client.headers.get("Content-Encoding"), serving.body_codings)
+        raw = await client.body(serving.body_max_bytes)
+        exchange.bytes_in = len(raw)
+        return raw if coding is None else inflate.request_body(raw, coding, serving.body_max_bytes)
 
     async def _replayed(
         self, exchange: Exchange, client: Client, call: Call, key: Key, idempotency: tuple[str, bytes]

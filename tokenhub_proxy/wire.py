@@ -122,7 +122,7 @@ class Client(Protocol):
         ...
 
     async def body(self, bytes_max: int) -> bytes:
-        """The whole request body. Raises RequestTooLarge, RequestTimeout, UnsupportedMediaType."""
+        """The whole request body, still in its coding. Raises RequestTooLarge, RequestTimeout."""
         ...
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:

@@ -55,6 +55,7 @@ def serving_of(config: Config) -> Serving:
         routes=Routes(config.routes),
         trusted_proxies=config.trusted_proxies,
         body_max_bytes=config.body_max_bytes,
+        body_codings=config.body_codings,
     )
 
 
