@@ -153,6 +153,10 @@ class AiohttpClient:
     # --- the answer
 
     @property
+    def paused(self) -> bool:
+        return self._connection.writing_paused
+
+    @property
     def stalled(self) -> bool:
         return self._connection.stalled
 

@@ -13,6 +13,7 @@ from tokenhub_proxy.errors import InvalidRequest, ProxyError, UpstreamUnavailabl
 from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.health import CREDENTIAL_STATUSES, Health
 from tokenhub_proxy.routes import OUTPUT_MAX_ASSUMED, Route, Target
+from tokenhub_proxy.watch import Watch
 from tokenhub_proxy.wire import HOLD, Incoming, Transport
 
 
@@ -39,12 +40,14 @@ class Fallback:
         *,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
+        watch: Watch,
     ) -> None:
         self._transport = transport
         self._dialects = dialects
         self._health = health
         self._clock = clock
         self._monotonic = monotonic
+        self._watch = watch
 
     async def open(
         self,
@@ -144,6 +147,7 @@ class Fallback:
             incoming = await context.__aenter__()
             try:
                 reply = dialect.reply(call, asking, incoming.status, incoming.headers)
+                self._watch.begin(exchange, incoming, reply, target.upstream.timeouts.progress_s)
                 opening = Opening(reply)
                 ended = await incoming.pump(opening)
                 if ended:

@@ -36,6 +36,7 @@ from tokenhub_proxy.limits import Admission, Limits
 from tokenhub_proxy.prices import format_usd
 from tokenhub_proxy.receipts import receipt_json
 from tokenhub_proxy.routes import Route, Routes, Target
+from tokenhub_proxy.watch import Watch
 from tokenhub_proxy.wire import Client, Incoming, RequestHeaders, Transport, crossing
 
 # After [DONE] an upstream gets so long to end its body, so that the connection can be kept.
@@ -54,6 +55,7 @@ class Serving:
     trusted_proxies: Networks
     body_max_bytes: int
     body_codings: tuple[str, ...] = ()  # compressed bodies that are taken
+    keep_alive_s: float | None = None  # silence after which a stream's client gets a comment
 
 
 class Relay:
@@ -82,7 +84,10 @@ class Relay:
         self.draining = False
         self.dialects = dialects
         self.health = Health()
-        self._fallback = Fallback(transport, dialects, self.health, clock=clock, monotonic=monotonic)
+        self._watch = Watch(monotonic)
+        self._fallback = Fallback(
+            transport, dialects, self.health, clock=clock, monotonic=monotonic, watch=self._watch
+        )
         self._observers = observers
         self.clock = clock
         self.monotonic = monotonic
@@ -145,6 +150,7 @@ class Relay:
                     await self._pump(exchange, client, answer)
                 finally:
                     self.in_flight[exchange] = None
+                    self._watch.end(exchange)
                     self._account(exchange, client, reply, route, hold)
                     admission.used(exchange.usage.total, self.monotonic())
             if not client.begun:
@@ -285,6 +291,7 @@ class Relay:
 
     async def _forward(self, exchange: Exchange, client: Client, reply: Reply, incoming: Incoming) -> None:
         client.source = self.in_flight[exchange] = incoming
+        self._watch.follow(exchange, client, self.serving.keep_alive_s)
         if reply.done:
             incoming.linger(LINGER_S)
         if await incoming.pump(partial(forward, reply, client, incoming)) and not reply.done:

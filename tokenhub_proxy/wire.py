@@ -117,6 +117,11 @@ class Client(Protocol):
     source: Incoming | None  # paused while this client can't keep up
 
     @property
+    def paused(self) -> bool:
+        """It can't keep up just now: what is written waits."""
+        ...
+
+    @property
     def stalled(self) -> bool:
         """It took nothing for so long that its connection was closed."""
         ...

@@ -56,6 +56,7 @@ def serving_of(config: Config) -> Serving:
         trusted_proxies=config.trusted_proxies,
         body_max_bytes=config.body_max_bytes,
         body_codings=config.body_codings,
+        keep_alive_s=config.keep_alive_s,
     )
 
 

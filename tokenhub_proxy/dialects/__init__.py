@@ -46,6 +46,16 @@ class Reply(Protocol):
     notes: dict[str, object]  # what the log should know: usage=missing, truncated=1, …
 
     @property
+    def progress(self) -> int:
+        """A number that changes when more of the answer has come; comments and pings are none of it."""
+        ...
+
+    @property
+    def between_events(self) -> bool:
+        """True while the client of a stream that goes on stands between two events."""
+        ...
+
+    @property
     def usage(self) -> Usage:
         """What the upstream reported, else an estimate from what was relayed."""
         ...
