@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects import Asking, Dialect, Reply
+from tokenhub_proxy.dialects.inflated import plain
 from tokenhub_proxy.errors import InvalidRequest, ProxyError, UpstreamUnavailable
 from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.health import CREDENTIAL_STATUSES, Health
@@ -147,6 +148,8 @@ class Fallback:
             incoming = await context.__aenter__()
             try:
                 reply = dialect.reply(call, asking, incoming.status, incoming.headers)
+                if "content-encoding" in incoming.headers:
+                    reply = plain(reply, incoming.headers)
                 self._watch.begin(exchange, incoming, reply, target.upstream.timeouts.progress_s)
                 opening = Opening(reply)
                 ended = await incoming.pump(opening)
