@@ -358,6 +358,8 @@ def test_a_mistake_has_one_complaint_with_its_place(mistake: str) -> None:
 SECTIONS = {
     "": "%s",
     "log": "log: {%s}",
+    "streams": "streams: {%s}",
+    "shutdown": "shutdown: {%s}",
     "upstreams": "upstreams: {u: {%s}}",
     "timeouts": "upstreams: {u: {timeouts: {%s}}}",
     "models": "models: {m: {%s}}",
@@ -385,6 +387,18 @@ def test_every_option_refuses_a_value_of_the_wrong_type(section: str, option: st
     assert any(
         re.search(rf"[ .]{option}(\[0\])?: must be (text|a mapping), not a list$", line) for line in found
     )
+
+
+def test_what_is_said_of_bodies_streams_and_the_end_is_understood() -> None:
+    config = read(
+        "body_encodings: [gzip, deflate]\nstreams: {keep_alive: 0.5}\nshutdown: {pre_stop: 5, drain: 0}"
+    )
+    assert (config.body_codings, config.keep_alive_s) == (("gzip", "deflate"), 0.5)
+    assert (config.pre_stop_s, config.drain_s) == (5.0, 0.0)
+
+    defaults = read("")
+    assert (defaults.body_codings, defaults.keep_alive_s) == ((), None)
+    assert (defaults.pre_stop_s, defaults.drain_s) == (0.0, 30.0)
 
 
 def test_all_complaints_come_at_once_in_the_order_of_the_file() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -312,6 +315,51 @@ async def test_a_body_that_can_not_be_read_is_refused(
     )
 
     assert (answered, error_of(said)["code"]) == (status, code)
+
+
+CALL = orjson.dumps({"model": "demo", "messages": MESSAGES, "max_tokens": 5})
+
+
+@pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("Deflate", zlib.compress)])
+async def test_compressed_bodies_are_taken_where_the_config_says_so(
+    serve: Serve, coding: str, compress: Callable[[bytes], bytes]
+) -> None:
+    running = await serve("body_encodings: [gzip, deflate]\n" + one_upstream("http://127.0.0.1:9/v1"))
+    headers = {"Content-Type": "application/json", "Content-Encoding": coding}
+
+    status, _, _ = await ask(
+        running, "POST", "/v1/chat/completions", headers=headers, data=io.BytesIO(compress(CALL))
+    )
+
+    assert status == 200
+    assert running.exchanges[0].bytes_in == len(compress(CALL))
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "status", "code"),
+    [
+        ("gzip", gzip.compress(b" " * (2 * 2**20)), 413, "request_too_large"),
+        ("gzip", gzip.compress(CALL)[:-1], 400, "invalid_request"),
+        ("gzip", gzip.compress(CALL) + b"{}", 400, "invalid_request"),
+        ("gzip", CALL, 400, "invalid_request"),
+        ("deflate", zlib.compress(CALL), 415, "unsupported_media_type"),
+        ("gzip, gzip", gzip.compress(gzip.compress(CALL)), 415, "unsupported_media_type"),
+    ],
+    ids=["bomb", "cut", "trailing", "plain", "not taken", "twice"],
+)
+async def test_a_compressed_body_that_is_no_good_is_refused_and_nothing_is_held(
+    serve: Serve, coding: str, body: bytes, status: int, code: str
+) -> None:
+    config = "max_body_mib: 1\nbody_encodings: [gzip]\n"
+    running = await serve(config + one_upstream("http://127.0.0.1:9/v1"))
+    headers = {"Content-Type": "application/json", "Content-Encoding": coding}
+
+    answered, _, said = await ask(
+        running, "POST", "/v1/chat/completions", headers=headers, data=io.BytesIO(body)
+    )
+
+    assert (answered, error_of(said)["code"]) == (status, code)
+    assert running.exchanges[0].billing == "none"
 
 
 async def test_a_chunked_body_over_the_limit_is_refused_while_it_comes(serve: Serve) -> None:

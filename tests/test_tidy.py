@@ -25,6 +25,7 @@ FLOORS: dict[str, int] = {
     "calls": 0,
     "errors": 0,
     "health": 0,
+    "inflate": 0,
     "keys": 0,
     "limits": 0,
     "prices": 0,
@@ -47,6 +48,7 @@ FLOORS: dict[str, int] = {
     "observers": 2,
     "relay": 2,
     "transports.*": 2,
+    "watch": 2,
     # HTTP, and the operator's verbs
     "admin": 3,
     "connection": 3,
@@ -64,8 +66,8 @@ FLOORS: dict[str, int] = {
     "tables": 4,
     "wiring": 4,
 }
-# The relay's second room: neighbours to all others, not to each other.
-ROOMS = {"fallback": "relay"}
+# The relay's other rooms: neighbours to all others, not to each other.
+ROOMS = {"fallback": "relay", "watch": "relay"}
 IMPURE = {
     "aiohttp",
     "aiosqlite",

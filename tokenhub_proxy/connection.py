@@ -16,7 +16,6 @@ from tokenhub_proxy.errors import (
     ProxyError,
     RequestTimeout,
     RequestTooLarge,
-    UnsupportedMediaType,
 )
 from tokenhub_proxy.sockets import Connection
 from tokenhub_proxy.wire import Incoming
@@ -106,8 +105,6 @@ class AiohttpClient:
         self._keep_alive = keep_alive
 
     async def body(self, bytes_max: int) -> bytes:
-        if self.headers.get("Content-Encoding", "identity") != "identity":
-            raise UnsupportedMediaType("Compressed bodies are not accepted.", reason="bad_encoding")
         declared = self._request.content_length
         if declared is not None and declared > bytes_max:
             self._keep_alive = False
@@ -154,6 +151,10 @@ class AiohttpClient:
             transport.write(CONTINUE)
 
     # --- the answer
+
+    @property
+    def paused(self) -> bool:
+        return self._connection.writing_paused
 
     @property
     def stalled(self) -> bool:

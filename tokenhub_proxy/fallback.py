@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects import Asking, Dialect, Reply
+from tokenhub_proxy.dialects.inflated import plain
 from tokenhub_proxy.errors import InvalidRequest, ProxyError, UpstreamUnavailable
 from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.health import CREDENTIAL_STATUSES, Health
 from tokenhub_proxy.routes import OUTPUT_MAX_ASSUMED, Route, Target
+from tokenhub_proxy.watch import Watch
 from tokenhub_proxy.wire import HOLD, Incoming, Transport
 
 
@@ -39,12 +41,14 @@ class Fallback:
         *,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
+        watch: Watch,
     ) -> None:
         self._transport = transport
         self._dialects = dialects
         self._health = health
         self._clock = clock
         self._monotonic = monotonic
+        self._watch = watch
 
     async def open(
         self,
@@ -144,6 +148,9 @@ class Fallback:
             incoming = await context.__aenter__()
             try:
                 reply = dialect.reply(call, asking, incoming.status, incoming.headers)
+                if "content-encoding" in incoming.headers:
+                    reply = plain(reply, incoming.headers)
+                self._watch.begin(exchange, incoming, reply, target.upstream.timeouts.progress_s)
                 opening = Opening(reply)
                 ended = await incoming.pump(opening)
                 if ended:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 
-from tokenhub_proxy import calls, keys, sse
+from tokenhub_proxy import calls, inflate, keys, sse
 from tokenhub_proxy.calls import Call, Endpoint
 from tokenhub_proxy.dialects import Dialect, Reply
 from tokenhub_proxy.errors import (
@@ -36,6 +36,7 @@ from tokenhub_proxy.limits import Admission, Limits
 from tokenhub_proxy.prices import format_usd
 from tokenhub_proxy.receipts import receipt_json
 from tokenhub_proxy.routes import Route, Routes, Target
+from tokenhub_proxy.watch import Watch
 from tokenhub_proxy.wire import Client, Incoming, RequestHeaders, Transport, crossing
 
 # After [DONE] an upstream gets so long to end its body, so that the connection can be kept.
@@ -53,6 +54,8 @@ class Serving:
     routes: Routes
     trusted_proxies: Networks
     body_max_bytes: int
+    body_codings: tuple[str, ...] = ()  # compressed bodies that are taken
+    keep_alive_s: float | None = None  # silence after which a stream's client gets a comment
 
 
 class Relay:
@@ -81,7 +84,10 @@ class Relay:
         self.draining = False
         self.dialects = dialects
         self.health = Health()
-        self._fallback = Fallback(transport, dialects, self.health, clock=clock, monotonic=monotonic)
+        self._watch = Watch(monotonic)
+        self._fallback = Fallback(
+            transport, dialects, self.health, clock=clock, monotonic=monotonic, watch=self._watch
+        )
         self._observers = observers
         self.clock = clock
         self.monotonic = monotonic
@@ -120,8 +126,7 @@ class Relay:
             raise ShuttingDown
         serving = self.serving
         key = exchange.key = self.identify(client)
-        raw = await client.body(serving.body_max_bytes)
-        exchange.bytes_in = len(raw)
+        raw = await self._body(exchange, client, serving)
         call = exchange.call = parse(raw, exchange.endpoint, key, client.headers)
         idempotency = idempotency_of(client.headers, exchange.endpoint, raw)
         del raw  # a stream may last an hour, and a body has megabytes
@@ -145,6 +150,7 @@ class Relay:
                     await self._pump(exchange, client, answer)
                 finally:
                     self.in_flight[exchange] = None
+                    self._watch.end(exchange)
                     self._account(exchange, client, reply, route, hold)
                     admission.used(exchange.usage.total, self.monotonic())
             if not client.begun:
@@ -179,6 +185,13 @@ class Relay:
             if address is None or address not in keys.networks(key.scope.ips):
                 raise IpNotAllowed("This key may not be used from your address.", reason=client.peer)
         return key
+
+    async def _body(self, exchange: Exchange, client: Client, serving: Serving) -> bytes:
+        """The client's body, inflated where it is compressed; `bytes_in` counts what was sent."""
+        coding = inflate.request_coding(client.headers.get("Content-Encoding"), serving.body_codings)
+        raw = await client.body(serving.body_max_bytes)
+        exchange.bytes_in = len(raw)
+        return raw if coding is None else inflate.request_body(raw, coding, serving.body_max_bytes)
 
     async def _replayed(
         self, exchange: Exchange, client: Client, call: Call, key: Key, idempotency: tuple[str, bytes]
@@ -278,6 +291,7 @@ class Relay:
 
     async def _forward(self, exchange: Exchange, client: Client, reply: Reply, incoming: Incoming) -> None:
         client.source = self.in_flight[exchange] = incoming
+        self._watch.follow(exchange, client, self.serving.keep_alive_s)
         if reply.done:
             incoming.linger(LINGER_S)
         if await incoming.pump(partial(forward, reply, client, incoming)) and not reply.done:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 DONE = b"data: [DONE]\n\n"
+# A comment, which every reader of events leaves out.
+KEEP_ALIVE = b": keep-alive\n\n"
 _BOM = b"\xef\xbb\xbf"
 # Two line ends in a row. A line ends in LF, CRLF or CR; `\r(?!\n)` keeps CRLF from counting twice.
 # After LF or CR a second CR ends the event at once, for streams of CR alone must not lag by one

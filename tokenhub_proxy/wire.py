@@ -117,12 +117,17 @@ class Client(Protocol):
     source: Incoming | None  # paused while this client can't keep up
 
     @property
+    def paused(self) -> bool:
+        """It can't keep up just now: what is written waits."""
+        ...
+
+    @property
     def stalled(self) -> bool:
         """It took nothing for so long that its connection was closed."""
         ...
 
     async def body(self, bytes_max: int) -> bytes:
-        """The whole request body. Raises RequestTooLarge, RequestTimeout, UnsupportedMediaType."""
+        """The whole request body, still in its coding. Raises RequestTooLarge, RequestTimeout."""
         ...
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:

@@ -55,6 +55,8 @@ def serving_of(config: Config) -> Serving:
         routes=Routes(config.routes),
         trusted_proxies=config.trusted_proxies,
         body_max_bytes=config.body_max_bytes,
+        body_codings=config.body_codings,
+        keep_alive_s=config.keep_alive_s,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from tokenhub_proxy.config import keys as _keys
 from tokenhub_proxy.config import models as _models
@@ -25,6 +25,7 @@ from tokenhub_proxy.config.nodes import (
 from tokenhub_proxy.config.secrets import Secrets
 from tokenhub_proxy.config.upstreams import UpstreamReader
 from tokenhub_proxy.config.walk import Walk
+from tokenhub_proxy.inflate import CODINGS
 from tokenhub_proxy.keys import Key, Networks
 from tokenhub_proxy.ledger import Account
 from tokenhub_proxy.pricelist import Listed, read_prices
@@ -37,10 +38,12 @@ LogFormat = Literal["auto", "json", "text", "off"]
 # must show each of them.
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "": (
-        "listen", "ledger", "max_body_mib", "durability", "trusted_proxies", "cors_origins", "log", "prices",
-        "retention_days", "upstreams", "models", "accounts", "keys",
+        "listen", "ledger", "max_body_mib", "body_encodings", "durability", "trusted_proxies", "cors_origins",
+        "log", "prices", "retention_days", "streams", "shutdown", "upstreams", "models", "accounts", "keys",
     ),
     "log": ("format",),
+    "streams": ("keep_alive",),
+    "shutdown": ("pre_stop", "drain"),
     **_upstreams.OPTIONS, **_models.OPTIONS, **_keys.OPTIONS,
 }  # fmt: skip
 
@@ -49,6 +52,11 @@ LEDGER = "sqlite:///tokenhub.db"
 BODY_MAX_MIB = 32
 BODY_MAX_MIB_MAX = 1024
 RETENTION_DAYS_MAX = 36_500
+# Streams get so long to end by themselves when the proxy is told to stop.
+DRAIN_S = 30.0
+# Bounds against slips of the keyboard.
+KEEP_ALIVE_S_MAX = 3600
+STOP_S_MAX = 86_400
 
 _NO_SECTION = Node("", 1, 1, "mapping")
 
@@ -75,6 +83,10 @@ class Config:
     cors_origins: tuple[str, ...]
     log_format: LogFormat
     retention_days: int | None = None
+    body_codings: tuple[str, ...] = ()
+    keep_alive_s: float | None = None
+    pre_stop_s: float = 0.0
+    drain_s: float = DRAIN_S
     warnings: tuple[str, ...] = ()
     places: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -115,6 +127,7 @@ def load(
     origins = walk.texts(fields.get("cors_origins"), values.origin)
     log_format = _log_format(walk, fields)
     retention_days = walk.integer(fields.get("retention_days"), 1, RETENTION_DAYS_MAX)
+    serving = _serving(walk, fields)
     if not models and not walk.complaints:
         walk.warn(sections["models"], "no models: nothing can be called")
     if walk.complaints:
@@ -133,6 +146,7 @@ def load(
         cors_origins=origins if "cors_origins" in fields else ("*",),
         log_format=log_format,
         retention_days=retention_days,
+        **{name: value for name, value in serving.items() if value is not None},
         warnings=tuple(warning.told(name) for warning in sorted(walk.warnings)),
         places=dict(places(root)),
     )
@@ -165,10 +179,25 @@ def _price_lists(
     return price_for
 
 
+def _section(walk: Walk, fields: Mapping[str, Node], name: str) -> Mapping[str, Node]:
+    return walk.fields(fields[name], OPTIONS[name]) if name in fields else {}
+
+
+def _serving(walk: Walk, fields: Mapping[str, Node]) -> Mapping[str, Any]:
+    """Which bodies are taken, how long streams may be silent, and how long the end may take."""
+    codings = (walk.choice(item, CODINGS) for item in walk.items(fields.get("body_encodings")))
+    streams = _section(walk, fields, "streams")
+    shutdown = _section(walk, fields, "shutdown")
+    return {
+        "body_codings": tuple(coding for coding in codings if coding is not None),
+        "keep_alive_s": walk.seconds(streams.get("keep_alive"), KEEP_ALIVE_S_MAX),
+        "pre_stop_s": walk.seconds(shutdown.get("pre_stop"), STOP_S_MAX, none=True),
+        "drain_s": walk.seconds(shutdown.get("drain"), STOP_S_MAX, none=True),
+    }
+
+
 def _log_format(walk: Walk, fields: Mapping[str, Node]) -> LogFormat:
-    if "log" not in fields:
-        return "auto"
-    log = walk.fields(fields["log"], OPTIONS["log"])
+    log = _section(walk, fields, "log")
     return cast(LogFormat, walk.choice(log.get("format"), ("auto", "json", "text", "off")) or "auto")
 
 

@@ -123,14 +123,15 @@ class Walk(Complaints):
         self.complain(node, f"must be a whole number from {least} to {most}, not {quoted(text)}")
         return None
 
-    def seconds(self, node: Node | None, most: int) -> float | None:
-        """A positive number of seconds."""
+    def seconds(self, node: Node | None, most: int, *, none: bool = False) -> float | None:
+        """A positive number of seconds; with `none` it may be 0 too."""
         text = self.text(node)
         if node is None or text is None:
             return None
-        if node.plain and _NUMBER.fullmatch(text) and 0 < float(text) <= most:
+        if node.plain and _NUMBER.fullmatch(text) and 0 <= float(text) <= most and (none or float(text) > 0):
             return float(text)
-        self.complain(node, f"must be a number of seconds above 0 and at most {most}, not {quoted(text)}")
+        least = "from 0 to" if none else "above 0 and at most"
+        self.complain(node, f"must be a number of seconds {least} {most}, not {quoted(text)}")
         return None
 
     def money(self, node: Node | None) -> int | None:

@@ -40,10 +40,32 @@ class Reply(Protocol):
 
     status: int  # for the client, once the first byte is there
     headers: dict[str, str]  # at least content-type
-    finished: bool  # the model ended its answer: [DONE] may be said
-    begun: bool  # `feed` has returned a byte, or is about to: the status is committed
-    done: bool  # nothing more is due from the upstream, its body may end
     notes: dict[str, object]  # what the log should know: usage=missing, truncated=1, …
+
+    @property
+    def finished(self) -> bool:
+        """The model ended its answer: [DONE] may be said."""
+        ...
+
+    @property
+    def begun(self) -> bool:
+        """`feed` has returned a byte, or is about to: the status is committed."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Nothing more is due from the upstream, its body may end."""
+        ...
+
+    @property
+    def progress(self) -> int:
+        """A number that changes when more of the answer has come; comments and pings are none of it."""
+        ...
+
+    @property
+    def between_events(self) -> bool:
+        """True while the client of a stream that goes on stands between two events."""
+        ...
 
     @property
     def usage(self) -> Usage:

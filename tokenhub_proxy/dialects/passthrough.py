@@ -21,6 +21,8 @@ HELD_BYTES_MAX = 64 * 2**10
 FIRST_EVENT_BYTES_MAX = 2**20
 # An event larger than this (an image, as a rule) is relayed without being understood or kept.
 EVENT_BYTES_MAX = 4 * 2**20
+# An event without data, which some upstreams send as a ping, is as long as this or counts as such.
+PING_BYTES = len(b"data: \n\n")
 # What may follow [DONE] and still be relayed with it.
 ENDING_BYTES_MAX = 64 * 2**10
 
@@ -99,6 +101,15 @@ class Stream:
             output = min(output, self._call.output_max * self._call.choices)
         return Usage(input=self._call.input_estimate(0), output=output)
 
+    @property
+    def progress(self) -> int:
+        # Made of what is counted for the estimate anyway; events without data leave it as it is.
+        return self._length - self._events * PING_BYTES + self._rest_said
+
+    @property
+    def between_events(self) -> bool:
+        return self.begun and not self.done and not self._rest_said
+
     def feed(self, data: bytes) -> bytes:
         if not data:
             return self._end()
@@ -176,7 +187,7 @@ class Stream:
                 self.notes["reasoning"] = "lost"
             return left
         payload = sse.data(event)
-        if payload is None:
+        if payload is None or not (payload or self.begun):
             return left
         if payload == b"[DONE]":
             if not self.begun:
@@ -187,7 +198,7 @@ class Stream:
             self._note_usage()
             return b""
         self._events += 1
-        self._length += len(event)
+        self._length += len(event) if payload else PING_BYTES
         if not self.begun:
             self._first(payload, event)
         if self._keeper is None and self._only_text(event):

@@ -92,6 +92,8 @@ class Whole:
     Where it knows no usage it gives an estimate, or None and leaves that to `estimate`.
     """
 
+    between_events = False
+
     def __init__(
         self,
         understand: Callable[[bytes], tuple[bytes, Usage | None]],
@@ -105,6 +107,7 @@ class Whole:
         self.begun = False
         self.done = False
         self.notes: dict[str, object] = {}
+        self.progress = 0  # how often something was read
         self._understand = understand
         self._estimate = estimate
         self._bytes_max = bytes_max
@@ -118,6 +121,8 @@ class Whole:
             if self._length > self._bytes_max:
                 raise UpstreamUnavailable(kind="too_large", executed=True)
             self._pieces.append(data)
+            if not data.isspace():  # blank lines, which keep a waiting client's connection
+                self.progress += 1
             return b""
         received = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces = []
@@ -135,6 +140,8 @@ class Whole:
 class Refused:
     """An error answer: collected, and raised at its end as what it means."""
 
+    between_events = False
+
     def __init__(
         self, status: int, headers: Mapping[str, str], read: Callable[[bytes], tuple[object, object]]
     ) -> None:
@@ -150,6 +157,10 @@ class Refused:
         self._headers = headers
         self._read = read
         self._body = b""
+
+    @property
+    def progress(self) -> int:
+        return len(self._body)
 
     def feed(self, data: bytes) -> bytes:
         if data and len(self._body) < ERROR_BYTES_MAX:

@@ -169,7 +169,12 @@ class Translated(ABC):
         self.reported: Usage | None = None
         # What the upstream told of the input before the output's end, for a stream that is cut.
         self.prompt: Usage | None = None
+        self.progress = 0  # how often something was said
         self._failure: ProxyError | None = None
+
+    @property
+    def between_events(self) -> bool:
+        return self.begun and not self.done
 
     @abstractmethod
     def split(self, data: bytes) -> Iterable[Any]:
@@ -229,6 +234,7 @@ class Translated(ABC):
         if words:
             said.append(words)
             self.begun = True
+            self.progress += 1
 
     def fail(self, error: ProxyError) -> bytes:
         """An error of the upstream in the middle of its stream; raises while that still can."""

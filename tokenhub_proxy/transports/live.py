@@ -41,8 +41,8 @@ class Live:
     """Implements `wire.Transport`. Belongs to the event loop of its first call.
 
     Redirects are not followed, cookies not kept, bodies not decompressed, and the environment's
-    proxies not used. `progress_s` is not kept here: what counts as progress only the reader of
-    the events knows.
+    proxies not used. `progress_s` is kept by the relay's `Watch`: what counts as progress only the
+    reader of the events knows.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
