@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable
 from dataclasses import replace
@@ -118,6 +119,42 @@ async def test_while_draining_new_calls_are_refused_and_connections_are_closed(s
     assert rest.count(b"HTTP/1.1 ") == 1
     _, ended = unchunked(rest.partition(b"\r\n\r\n")[2])
     assert ended
+
+
+async def test_who_connected_before_the_stop_is_still_served(serve: Serve, upstream: FakeUpstream) -> None:
+    """Its request is on the way, and the kernel has told it that it was heard."""
+    running = await serve(one_upstream(upstream.base_url))
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    stopping = asyncio.create_task(running.proxy.stop(drain_s=5.0))
+    with contextlib.suppress(ConnectionError):
+        while True:  # until it listens no more
+            (await asyncio.open_connection("127.0.0.1", running.port))[1].close()
+
+    # Two, of which only the first was on its way.
+    writer.write(request_bytes(BODY, close=False) * 2)
+    async with asyncio.timeout(3):
+        said = await reader.read()
+    await stopping
+    writer.close()
+
+    assert said.startswith(b"HTTP/1.1 200 OK")
+    assert said.count(b"HTTP/1.1 ") == 1
+    assert await books(running) == ([], 0, ["settled"])
+
+
+async def test_who_connected_and_says_nothing_delays_the_stop_by_a_moment(
+    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wiring, "GREET_S", 0.3)
+    running = await serve(one_upstream(upstream.base_url))
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    started = time.monotonic()
+
+    await running.proxy.stop(drain_s=5.0)
+
+    assert 0.3 <= time.monotonic() - started < 1.5
+    assert await reader.read() == b""
+    writer.close()
 
 
 async def test_an_answer_whose_books_are_being_closed_is_not_cut(
