@@ -90,8 +90,10 @@ class Served:
         deadline, raw = time.monotonic() + START_S, b""
         assert self.process.stdout is not None
         output = self.process.stdout.fileno()
+        poll = select.poll()  # select() can't wait for a descriptor above 1023
+        poll.register(output, select.POLLIN)
         while not (found := re.search(rb"^ready (http://\S+/v1)\n", raw, re.MULTILINE)):
-            assert select.select([output], [], [], max(0.0, deadline - time.monotonic()))[0], "never ready"
+            assert poll.poll(max(0.0, deadline - time.monotonic()) * 1000), "never ready"
             data = os.read(output, 2**16)
             assert data, f"serve ended: {self.log.read_text()}"
             raw += data

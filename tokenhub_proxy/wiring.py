@@ -145,11 +145,14 @@ class Proxy:
     async def reload(self, config: Config) -> None:
         """Take a new config: all of it, or, where it raises, nothing."""
         serving = serving_of(config)
-        await self.ledger.declare(config.keys, config.accounts)
-        self.config = config
-        self.relay.serving = serving
+
+        def taken() -> None:
+            self.config = config
+            self.relay.serving = serving
+            self.application.cors_origins = config.cors_origins
+
+        await self.ledger.declare(config.keys, config.accounts, taken)
         self._transports.retain(config)
-        self.application.cors_origins = config.cors_origins
 
     async def stop(self, drain_s: float = DRAIN_S, hurry: asyncio.Event | None = None) -> None:
         """Drain, then close the books."""
