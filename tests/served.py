@@ -8,6 +8,7 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,19 +49,36 @@ def run(
     )
 
 
-class Served:
-    """A running `serve`. What it says on stdout is kept in `said`; stderr goes to `log`."""
+def handing_over(listener: socket.socket) -> list[str]:
+    """What comes before a command that finds this socket as systemd would hand it over."""
+    script = f'export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&{listener.fileno()}'
+    return ["sh", "-c", script, "sh"]
 
-    def __init__(self, folder: Path, *arguments: str, wait: bool = True, **more: str) -> None:
+
+class Served:
+    """A running `serve`. What it says on stdout is kept in `said`; stderr goes to `log`.
+
+    A `listener` is handed over to it as a supervisor does.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        wait: bool = True,
+        listener: socket.socket | None = None,
+        **more: str,
+    ) -> None:
         self.folder = folder
         self.log = folder / "serve.log"
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, "serve", *arguments],
+                [*([] if listener is None else handing_over(listener)), *COMMAND, "serve", *arguments],
                 cwd=folder,
                 env=environment(**more),
                 stdout=subprocess.PIPE,
                 stderr=log,
+                pass_fds=[] if listener is None else [listener.fileno()],
             )
         self.said = ""
         self.base_url = ""
@@ -72,8 +90,10 @@ class Served:
         deadline, raw = time.monotonic() + START_S, b""
         assert self.process.stdout is not None
         output = self.process.stdout.fileno()
+        poll = select.poll()  # select() can't wait for a descriptor above 1023
+        poll.register(output, select.POLLIN)
         while not (found := re.search(rb"^ready (http://\S+/v1)\n", raw, re.MULTILINE)):
-            assert select.select([output], [], [], max(0.0, deadline - time.monotonic()))[0], "never ready"
+            assert poll.poll(max(0.0, deadline - time.monotonic()) * 1000), "never ready"
             data = os.read(output, 2**16)
             assert data, f"serve ended: {self.log.read_text()}"
             raw += data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable
 from dataclasses import replace
@@ -13,14 +14,16 @@ import orjson
 import pytest
 
 from tests import chaos
-from tests.conftest import Running, Serve, load, one_upstream
+from tests.conftest import KEY, Running, Serve, load, one_upstream
 from tests.test_money import PATH, in_two_parts
 from tests.test_relay_clients import buffered, deaf_socket, flooded, until
 from tests.test_relay_streams import BODY, answers, request_bytes, stream, unchunked
 from tests.test_server import MESSAGES, ask, error_of
 from tests.upstream import STREAM, FakeUpstream, chunk
 from tokenhub_proxy import wiring
+from tokenhub_proxy.config import Config
 from tokenhub_proxy.errors import InvalidRequest
+from tokenhub_proxy.keys import Scope
 
 
 async def books(running: Running) -> tuple[list[str], int, list[str]]:
@@ -120,6 +123,41 @@ async def test_while_draining_new_calls_are_refused_and_connections_are_closed(s
     assert ended
 
 
+async def test_who_connected_before_the_stop_is_still_served(serve: Serve, upstream: FakeUpstream) -> None:
+    """Its request is on the way, and the kernel has told it that it was heard."""
+    running = await serve(one_upstream(upstream.base_url))
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    stopping = asyncio.create_task(running.proxy.stop(drain_s=5.0))
+    with contextlib.suppress(ConnectionError):
+        while True:  # until it listens no more
+            (await asyncio.open_connection("127.0.0.1", running.port))[1].close()
+
+    writer.write(request_bytes(BODY, close=False))
+    async with asyncio.timeout(3):
+        said = await reader.read()
+    await stopping
+    writer.close()
+
+    assert said.startswith(b"HTTP/1.1 200 OK")
+    assert said.endswith(b"\r\n0\r\n\r\n")
+    assert await books(running) == ([], 0, ["settled"])
+
+
+async def test_who_connected_and_says_nothing_delays_the_stop_by_a_moment(
+    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wiring, "GREET_S", 0.3)
+    running = await serve(one_upstream(upstream.base_url))
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    started = time.monotonic()
+
+    await running.proxy.stop(drain_s=5.0)
+
+    assert 0.3 <= time.monotonic() - started < 1.5
+    assert await reader.read() == b""
+    writer.close()
+
+
 async def test_an_answer_whose_books_are_being_closed_is_not_cut(
     serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +235,36 @@ async def test_a_reload_takes_keys_and_routes_at_once(
     body = {"model": "m", "messages": MESSAGES}
     assert (await ask(running, "POST", PATH, json=body))[0] == 401
     assert (await ask(running, "POST", PATH, json=body, key=key))[0] == 200
+
+
+async def test_no_moment_has_the_keys_of_one_config_and_the_routes_of_another(
+    serve: Serve, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    def version(name: str, account: str) -> Config:
+        """A new account has to be written first; without one the keys change at once."""
+        keys = f"keys: [{{name: tester, key: {KEY}, models: [{name}]}}]"
+        text = one_upstream(upstream.base_url, f"accounts: {{{account}: {{balance: unlimited}}}}\n{keys}")
+        return replace(load(text.replace("  m:", f"  {name}:"), tmp_path), ledger_url=url)
+
+    running = await serve(one_upstream(upstream.base_url))
+    url, seen, stopped = running.proxy.config.ledger_url, set(), asyncio.Event()
+
+    async def watch() -> None:
+        while not stopped.is_set():
+            (key,) = running.ledger.list_keys()
+            models = set(running.proxy.relay.serving.routes.visible(Scope())) - {"free", "e", "demo"}
+            seen.add((key.scope.models, *models))
+            await asyncio.sleep(0)
+
+    await running.proxy.reload(version("one", "a"))
+    watching = asyncio.create_task(watch())
+    for number in range(20):
+        await asyncio.sleep(0)
+        await running.proxy.reload(version("one" if number % 2 else "two", f"a{number // 4}"))
+    stopped.set()
+    await watching
+
+    assert seen == {(("one",), "one"), (("two",), "two")}
 
 
 async def test_a_reload_lets_go_of_upstreams_that_are_gone(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import shutil
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,10 +13,10 @@ import orjson
 import pytest
 
 from tests.conftest import Running
+from tests.nginx import free_port, nginx_running
 from tests.payloads import BODY, HIDDEN, ONE, OTHER_VERSIONS, PLAIN, REFUSED
 from tests.upstream import FakeUpstream
 
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 # Far below the 30 s that a body may take: a refusal does not wait for what can't come.
 ANSWER_S = 10.0
@@ -153,33 +151,21 @@ async def test_more_requests_than_fit_the_queue_are_all_answered_in_order(
 # --- behind nginx
 
 CONFIG = """
-daemon off;
-master_process off;
-pid nginx.pid;
-error_log error.log warn;
-events {{ worker_connections 512; }}
-http {{
-    log_format seen '$remote_port $upstream_status';
-    access_log access.log seen;
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
-    keepalive_timeout 50ms;
-    upstream proxied {{ server 127.0.0.1:{proxied}; keepalive 4; }}
-    server {{
-        listen 127.0.0.1:{port};
-        ignore_invalid_headers off;
-        underscores_in_headers on;
-        location / {{
-            proxy_pass http://proxied;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_request_buffering off;
-            proxy_buffering off;
-            proxy_next_upstream off;
-        }}
+log_format seen '$remote_port $upstream_status';
+access_log access.log seen;
+keepalive_timeout 50ms;
+upstream proxied {{ server 127.0.0.1:{proxied}; keepalive 4; }}
+server {{
+    listen 127.0.0.1:{port};
+    ignore_invalid_headers off;
+    underscores_in_headers on;
+    location / {{
+        proxy_pass http://proxied;
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_request_buffering off;
+        proxy_buffering off;
+        proxy_next_upstream off;
     }}
 }}
 """
@@ -200,31 +186,11 @@ class Nginx:
 
 @pytest.fixture
 async def nginx(tmp_path: Path, proxy: Running) -> AsyncIterator[Nginx]:
-    if NGINX is None:
-        pytest.skip("nginx is not installed here (Debian: nginx-light)")
     folder = tmp_path / "nginx"
     folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (folder / "nginx.conf").write_text(CONFIG.format(proxied=proxy.port, port=port))
-    process = await asyncio.create_subprocess_exec(
-        NGINX, "-p", str(folder), "-c", "nginx.conf", "-e", "error.log"
-    )
-    try:
-        async with asyncio.timeout(ANSWER_S):
-            while True:
-                try:
-                    (await asyncio.open_connection("127.0.0.1", port))[1].close()
-                    break
-                except ConnectionError:
-                    assert process.returncode is None, (folder / "error.log").read_text()
-                    await asyncio.sleep(0.02)
+    port = free_port()
+    async with nginx_running(folder, CONFIG.format(proxied=proxy.port, port=port), port):
         yield Nginx(folder, port)
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
 
 
 async def test_behind_nginx_no_request_is_seen_that_it_did_not_forward(

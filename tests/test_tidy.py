@@ -59,6 +59,7 @@ FLOORS: dict[str, int] = {
     "sockets": 3,
     # doors; wiring alone chooses implementations
     "__main__": 4,
+    "activation": 4,
     "cli": 4,
     "cli_prices": 4,
     "pytest_plugin": 4,

@@ -9,12 +9,14 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tokenhub_proxy.activation import NotListening, inherited
 from tokenhub_proxy.cli import (
     FOUND,
     LEDGER_REFUSED,
@@ -54,8 +56,11 @@ def run(named: str | None, listen: str | None, ledger: str | None) -> int:
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     try:
+        listener = inherited(os.environ, os.getpid())
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(config, watch))
+            return runner.run(_serve(config, watch, listener))
+    except NotListening as error:
+        fail(WRONG, error.message)
     except LedgerRefused as error:
         fail(LEDGER_REFUSED, str(error))
     except ProxyError as error:
@@ -84,11 +89,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(config: Config, watch: Watch | None) -> int:
+async def _serve(config: Config, watch: Watch | None, listener: socket.socket | None) -> int:
     stop, hurry, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
     _on_signals(stop, hurry, reload)
     try:
-        proxy = await start(config, log=sys.stderr)
+        proxy = await start(config, log=sys.stderr, inherited=listener)
     except OSError as error:
         fail(WRONG, f"{config.listen_host}:{config.listen_port} can't be listened on: {error.strerror}.")
     control = Control(administration(proxy.relay, proxy.ledger), proxy.ledger.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -268,9 +269,12 @@ def key_object(key: Key, relay: Relay) -> dict[str, Any]:
     }
 
 
-async def listen(application: Application, host: str, port: int) -> tuple[Server, asyncio.Server]:
-    """Accept connections; port 0 picks a free one."""
+async def listen(
+    application: Application, host: str, port: int, inherited: socket.socket | None = None
+) -> tuple[Server, asyncio.Server]:
+    """Accept connections; port 0 picks a free one. A socket that listens already is used in its place."""
     server = Server(application.handle, application.request_id)
+    where: dict[str, Any] = {"host": host, "port": port} if inherited is None else {"sock": inherited}
     # A burst of clients at once waits in the kernel rather than being refused.
-    listener = await asyncio.get_running_loop().create_server(server, host, port, backlog=2048)
+    listener = await asyncio.get_running_loop().create_server(server, **where, backlog=2048)
     return server, listener

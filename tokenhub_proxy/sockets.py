@@ -67,11 +67,16 @@ class Connection(web.RequestHandler):
         if self._socket is not None:
             self._socket.abort()
 
-    def retire(self) -> None:
-        """Serve the request at hand, if there is one, and no other."""
+    def retire(self, *, greeted: bool) -> None:
+        """Serve the request at hand, if there is one, and no other; unless `greeted`, a first one too."""
         self.retiring = True
-        if self._waiting:
+        if self._waiting and (greeted or not self.expecting):
             self.force_close()
+
+    @property
+    def expecting(self) -> bool:
+        """True until the first request has come: who has connected is about to send it."""
+        return self._request_count == 0 and self._waiting
 
     @property
     def _waiting(self) -> bool:
@@ -193,11 +198,19 @@ class Server(web.Server):
         connection.request_id = self._request_id
         return connection
 
-    def retire(self) -> None:
-        """Close what is idle, and every other connection after the answer it is giving."""
+    def retire(self, *, greeted: bool = False) -> None:
+        """Close what is idle, and every other connection after the answer it is giving.
+
+        Unless they were `greeted`, connections whose first request is on its way are not idle.
+        """
         for connection in self.connections:
             if isinstance(connection, Connection):
-                connection.retire()
+                connection.retire(greeted=greeted)
+
+    @property
+    def expecting(self) -> bool:
+        """True while a connection's first request is on its way."""
+        return any(isinstance(one, Connection) and one.expecting for one in self.connections)
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as its parent has it
         """Close every connection; what a client has not taken after so many seconds is thrown away."""

@@ -38,6 +38,10 @@ OLLAMA_BYTES_MAX = 4 * 2**20
 DAY_S = 86_400.0
 # How often old requests are looked for; a round without any costs one query.
 PURGE_S = 3600.0
+# What was accepted before the listener closed has become a connection after some rounds of the loop.
+ACCEPT_S = 0.01
+# Who connected before the proxy was told to stop gets so long to send a request, which is served.
+GREET_S = 1.0
 # Streams get so long to end by themselves when the proxy is told to stop.
 DRAIN_S = 30.0
 # And what is cut after that gets so long to be told, settled and written.
@@ -143,11 +147,14 @@ class Proxy:
     async def reload(self, config: Config) -> None:
         """Take a new config: all of it, or, where it raises, nothing."""
         serving = serving_of(config)
-        await self.ledger.declare(config.keys, config.accounts)
-        self.config = config
-        self.relay.serving = serving
+
+        def taken() -> None:
+            self.config = config
+            self.relay.serving = serving
+            self.application.cors_origins = config.cors_origins
+
+        await self.ledger.declare(config.keys, config.accounts, taken)
         self._transports.retain(config)
-        self.application.cors_origins = config.cors_origins
 
     async def stop(self, drain_s: float = DRAIN_S, hurry: asyncio.Event | None = None) -> None:
         """Drain, then close the books."""
@@ -156,17 +163,28 @@ class Proxy:
 
     async def drain(self, drain_s: float = DRAIN_S, hurry: asyncio.Event | None = None) -> None:
         """Refuse what is new, let streams end, cut the rest, settle everything."""
-        self.relay.draining = True
         if self._keeping is not None:
             self._keeping.cancel()
         self._listener.close()
+        await asyncio.sleep(ACCEPT_S)
         self._server.retire()
+        await self._greeted(hurry)
+        self.relay.draining = True
+        self._server.retire(greeted=True)
         await self._drained(drain_s, hurry)
         self.relay.cut(ShuttingDown)
         await self._drained(CUT_S, None)
         await self._server.shutdown(0.1)
         await self._listener.wait_closed()
         await self._transports.aclose()
+
+    async def _greeted(self, hurry: asyncio.Event | None) -> None:
+        """Let those who had just connected say what they came for: their requests are on the way."""
+        deadline = time.monotonic() + GREET_S
+        while self._server.expecting and time.monotonic() < deadline:
+            if hurry is not None and hurry.is_set():
+                return
+            await asyncio.sleep(0.005)
 
     async def _drained(self, limit_s: float, hurry: asyncio.Event | None) -> None:
         """Wait until nothing is in flight; a hurried stop waits no longer."""
@@ -184,8 +202,12 @@ async def start(
     demo_pause_s: float = 0.02,
     told: Sequence[observers.Observer] = (),
     clock: Callable[[], float] = time.time,
+    inherited: socket.socket | None = None,
 ) -> Proxy:
-    """Open the books, listen, and serve. The caller stops what it got."""
+    """Open the books, listen, and serve. The caller stops what it got.
+
+    A socket that is `inherited` listens in place of the config's address.
+    """
     ledger = await open_ledger(
         config.ledger_url, durability=config.durability, clock=clock, boot_id=os.urandom(8).hex()
     )
@@ -208,17 +230,18 @@ async def start(
             render_metrics=lambda: counters.render(len(relay.in_flight)),
             started_at=clock(),
         )
-        server, listener = await listen(application, config.listen_host, config.listen_port)
+        server, listener = await listen(application, config.listen_host, config.listen_port, inherited)
     except BaseException:
         await ledger.aclose()
         raise
-    port = listener.sockets[0].getsockname()[1]
+    address = listener.sockets[0].getsockname()
+    host = config.listen_host if inherited is None else address[0]
     proxy = Proxy(
         config=config,
         relay=relay,
         application=application,
         ledger=ledger,
-        base_url=f"http://{shown_host(config.listen_host)}:{port}/v1",
+        base_url=f"http://{shown_host(host)}:{address[1]}/v1",
         _transports=transports,
         _server=server,
         _listener=listener,

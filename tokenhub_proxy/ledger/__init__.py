@@ -186,10 +186,14 @@ class Ledger(Protocol):
         """Every key, those of the config included, by name."""
         ...
 
-    def declare(self, keys: Iterable[Key], accounts: Iterable[Account]) -> Awaitable[None]:
+    def declare(
+        self, keys: Iterable[Key], accounts: Iterable[Account], taken: Callable[[], None] | None = None
+    ) -> Awaitable[None]:
         """Take the config's keys and accounts, in place of those declared before.
 
-        What was changed by `put_key` under a config key's name stays in force over it.
+        What was changed by `put_key` under a config key's name stays in force over it. `taken` is
+        called in the very step in which the keys change, so that no call sees the one without the
+        other; it may not raise.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from tokenhub_proxy.errors import IdempotencyConflict, InsufficientQuota, InvalidRequest, LedgerUnavailable
 from tokenhub_proxy.keys import Key
@@ -289,7 +289,12 @@ class Books:
 
     # --- accounts and keys
 
-    def open(self, accounts: Iterable[Account], declared: Iterable[Key] | None = None) -> Opened:
+    def open(
+        self,
+        accounts: Iterable[Account],
+        declared: Iterable[Key] | None = None,
+        taken: Callable[[], None] | None = None,
+    ) -> Opened:
         """New accounts, or another answer to whether they are unlimited; and the config's keys."""
         changed: list[Account] = []
         known = set(self._accounts)
@@ -305,7 +310,7 @@ class Books:
             if found is not None and not account.unlimited:
                 found.tightening += 1
                 found.set_floor()
-        return Opened(tuple(changed), keys)
+        return Opened(tuple(changed), keys, taken)
 
     def _check_account(self, account: Account) -> None:
         name = account.name
@@ -342,6 +347,8 @@ class Books:
             self._settle_accounts(change, durable=True)
             if change.declared is not None:
                 self.keyring.declare(change.declared)
+            if change.taken is not None:
+                change.taken()
         elif isinstance(change, KeyPut):
             self.keyring.put(change.key)
 

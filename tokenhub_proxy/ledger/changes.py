@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,10 +61,14 @@ class Booked:
 
 @dataclass(slots=True, eq=False)
 class Opened:
-    """Accounts are new or differ in being unlimited; with `declared`, the config's keys change too."""
+    """Accounts are new or differ in being unlimited; with `declared`, the config's keys change too.
+
+    `taken` is called in the step in which the keys change.
+    """
 
     accounts: tuple[Account, ...]
     declared: tuple[Key, ...] | None = None
+    taken: Callable[[], None] | None = None
     waiter: Any = None
     error: Exception | None = None
 

@@ -198,8 +198,10 @@ class SqliteLedger:
     def put_key(self, key: Key) -> Awaitable[None]:
         return self._ask(lambda: self._books.put_key(key))
 
-    def declare(self, keys: Iterable[Key], accounts: Iterable[Account]) -> Awaitable[None]:
-        return self._ask(lambda: self._books.open(accounts, keys))
+    def declare(
+        self, keys: Iterable[Key], accounts: Iterable[Account], taken: Callable[[], None] | None = None
+    ) -> Awaitable[None]:
+        return self._ask(lambda: self._books.open(accounts, keys, taken))
 
     def _ask(self, step: Callable[[], Booked | Opened | KeyPut]) -> Awaitable[Any]:
         self._require()

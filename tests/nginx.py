@@ -1,0 +1,59 @@
+"""A real nginx in a folder of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+START_S = 10.0
+# One process in the foreground, which keeps all it writes in its folder.
+PREAMBLE = """
+daemon off;
+master_process off;
+pid nginx.pid;
+error_log error.log warn;
+events { worker_connections 4096; }
+"""
+FOLDERS = "".join(
+    f"{name}_temp_path {name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+@asynccontextmanager
+async def nginx_running(folder: Path, http: str, port: int) -> AsyncIterator[None]:
+    """nginx with this inside its `http` block, once it listens on the port; skips where there is none."""
+    if NGINX is None:
+        pytest.skip("nginx is not installed here (Debian: nginx-light)")
+    (folder / "nginx.conf").write_text(f"{PREAMBLE}http {{\n{FOLDERS}\n{http}\n}}\n")
+    process = await asyncio.create_subprocess_exec(
+        NGINX, "-p", str(folder), "-c", "nginx.conf", "-e", "error.log"
+    )
+    try:
+        async with asyncio.timeout(START_S):
+            while True:
+                try:
+                    (await asyncio.open_connection("127.0.0.1", port))[1].close()
+                    break
+                except ConnectionError:
+                    assert process.returncode is None, (folder / "error.log").read_text()
+                    await asyncio.sleep(0.02)
+        yield
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
