@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import orjson
@@ -187,7 +188,8 @@ class UpstreamUnavailable(ProxyError):
 
     `kind` names the fault for the log (`refused`, `dns`, `reset_read`, `status`, …);
     `executed` says that the upstream may already have done the work, so a retry can cost twice;
-    `upstream_status` is the HTTP status it answered, where it answered one.
+    `upstream_status` is the HTTP status it answered, where it answered one; `notes` are further
+    members of the log line.
     """
 
     status = 502
@@ -202,6 +204,7 @@ class UpstreamUnavailable(ProxyError):
         executed: bool = False,
         upstream_status: int | None = None,
         retry_after_s: float | None = None,
+        notes: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(
             message,
@@ -212,6 +215,7 @@ class UpstreamUnavailable(ProxyError):
         self.kind = kind
         self.executed = executed
         self.upstream_status = upstream_status
+        self.notes = notes or {}
 
 
 class LedgerUnavailable(ProxyError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tokenhub_proxy.calls import Call
-from tokenhub_proxy.errors import ProxyError
+from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
 from tokenhub_proxy.keys import Key
 from tokenhub_proxy.ledger import Ending, Hold
 from tokenhub_proxy.prices import Usage
@@ -85,6 +85,13 @@ class Exchange:
         if self.hold.ending.status != "settled":
             return "void"
         return "usage" if self.usage.reported else "estimate"
+
+    @property
+    def at_risk(self) -> bool:
+        """Nothing is charged, but the upstream may have worked, and may want its money."""
+        if self.billing != "void":
+            return False
+        return self.gone == "ttfb" or (isinstance(self.error, UpstreamUnavailable) and self.error.executed)
 
     def ending(self, produced: bool, now: float) -> Ending:
         """The ending of the hold: settled where something was produced, else released."""

@@ -121,6 +121,8 @@ class Health:
         status = error.upstream_status
         if status in CREDENTIAL_STATUSES and credential is not None:
             pause_s = {402: UNPAID_S, 429: error.retry_after_s or LIMITED_S}.get(status, REFUSED_S)
+            if error.kind == "quota":
+                pause_s = UNPAID_S
             self._cooling[target.upstream.name, credential] = now_s + pause_s
             self.breaker(target).left()
         elif error.kind in BLAMELESS_KINDS:

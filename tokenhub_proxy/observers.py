@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,10 +10,23 @@ from typing import IO
 
 import orjson
 
+from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
 from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.prices import NANOS_MAX, format_usd
 
+log = logging.getLogger(__name__)
+
 Observer = Callable[[Exchange], None]
+
+# Outcomes of an attempt that only an operator can mend, and the name of the event that tells them.
+TROUBLES = {
+    "401": "upstream_auth",
+    "403": "upstream_auth",
+    "402": "upstream_quota",
+    "quota": "upstream_quota",
+    "404": "config_mapping",
+    "tls_verify": "tls_verify",
+}
 
 
 def fields(exchange: Exchange) -> dict[str, object]:
@@ -38,9 +52,15 @@ def fields(exchange: Exchange) -> dict[str, object]:
         "hold_n": hold.amount if hold is not None and hold.id else 0,
         "charge_n": exchange.charge,
         "billing": exchange.billing,
-        "reason": exchange.gone or (error.reason if error is not None else "") or None,
+        "reason": exchange.gone or _reason(error) or None,
         **exchange.notes,
     }
+    if isinstance(error, UpstreamUnavailable):
+        found.update(error.notes)
+        if error.upstream_status is not None:
+            found["upstream_status"] = error.upstream_status
+    if exchange.at_risk:
+        found["cost_at_risk"] = 1
     if exchange.cost > exchange.charge:
         # An upstream can report any number; a log line holds 64 bits.
         found["hold_exceeded"] = 1
@@ -48,6 +68,23 @@ def fields(exchange: Exchange) -> dict[str, object]:
     if len(exchange.attempts) > 1 or error is not None:
         found["attempts"] = exchange.attempts
     return found
+
+
+def _reason(error: ProxyError | None) -> str:
+    """What a refusal says to the log; a parameter is the client's word and not repeated."""
+    if error is None:
+        return ""
+    return error.reason or ("bad_param" if error.param is not None else "")
+
+
+def trouble(exchange: Exchange) -> None:
+    """Tell the operator's own log what only they can mend, also where another target has answered."""
+    for attempt in exchange.attempts:
+        upstream, _, outcome = attempt.rpartition(":")
+        if outcome in TROUBLES:
+            log.error(
+                "%s upstream=%s outcome=%s request=%s", TROUBLES[outcome], upstream, outcome, exchange.id
+            )
 
 
 class JsonLog:

@@ -282,6 +282,7 @@ class Relay:
             exchange.error = error  # it is told in the stream, after the books
         finally:
             client.source = None
+            exchange.notes.update(incoming.notes)
         if reply.finished:
             exchange.error = None  # whatever broke after the model had finished
         elif exchange.error is None:
@@ -321,10 +322,11 @@ class Relay:
         if error is None:
             await client.end(reply.close())
             return
-        exchange.notes["truncated"] = 1
+        last = reply.close(error, exchange.id)
+        exchange.notes.update(reply.notes, truncated=1)
         if not client.begun:
             raise error
-        await client.abort(reply.close(error, exchange.id))
+        await client.abort(last)
 
     async def _refuse(self, exchange: Exchange, client: Client, error: ProxyError) -> None:
         exchange.error = error

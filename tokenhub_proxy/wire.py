@@ -56,6 +56,11 @@ class Incoming(Protocol):
     status: int
     headers: Mapping[str, str]  # names in lower case; of a repeated header the last one
 
+    @property
+    def notes(self) -> Mapping[str, object]:
+        """Members of the log line that tell how the bytes travelled."""
+        ...
+
     async def pump(self, sink: Sink) -> bool:
         """Call `sink(data)` in the very callback that read the data, until the body ends.
 

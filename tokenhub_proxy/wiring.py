@@ -220,7 +220,7 @@ async def start(
             config,
             ledger,
             transport=transports,
-            told=[counters, *([line] if line is not None else []), *told],
+            told=[counters, observers.trouble, *([line] if line is not None else []), *told],
             clock=clock,
         )
         application = Application(

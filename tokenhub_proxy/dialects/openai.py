@@ -64,7 +64,9 @@ class OpenAI:
         )
 
     def reply(self, call: Call, asking: Asking, status: int, headers: Mapping[str, str]) -> Reply:
-        return passed_through(call, status, headers, self.facts(asking.target), self._memory)
+        return passed_through(
+            call, asking.target.model, status, headers, self.facts(asking.target), self._memory
+        )
 
     def path(self, call: Call, asking: Asking) -> str:
         """Where a call goes, after the base URL."""
@@ -94,7 +96,7 @@ def _ask_for_vectors(body: dict[str, Any], facts: Facts) -> None:
 
 
 def passed_through(
-    call: Call, status: int, headers: Mapping[str, str], facts: Facts, memory: Memory
+    call: Call, model: str, status: int, headers: Mapping[str, str], facts: Facts, memory: Memory
 ) -> Reply:
     """The reply for an upstream that answers in this format already."""
     if not 200 <= status < 300:
@@ -107,6 +109,7 @@ def passed_through(
     if call.stream and kind in ("text/event-stream", ""):
         return Stream(
             call,
+            model=model,
             hide_usage=facts.stream_options and not call.usage_asked,
             raise_error=raise_error_in_200,
             usage_of=answers.usage_member,

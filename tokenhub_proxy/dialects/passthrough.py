@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tokenhub_proxy import sse
-from tokenhub_proxy.calls import Call
+from tokenhub_proxy.calls import MODEL_LENGTH_MAX, Call
 from tokenhub_proxy.dialects.reasoning import Keeper
-from tokenhub_proxy.dialects.replies import STREAM_HEADERS, error_event, parse_object
+from tokenhub_proxy.dialects.replies import STREAM_HEADERS, cleaned, error_event, parse_object
 from tokenhub_proxy.dialects.usage import read_usage
 from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
 from tokenhub_proxy.prices import Usage, estimate_tokens
@@ -25,6 +26,9 @@ EVENT_BYTES_MAX = 4 * 2**20
 PING_BYTES = len(b"data: \n\n")
 # What may follow [DONE] and still be relayed with it.
 ENDING_BYTES_MAX = 64 * 2**10
+
+# A code is a word or a number; anything else may hold what belongs in no log.
+_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 ReadUsage = Callable[[Mapping[str, Any]], object]
 
@@ -47,13 +51,15 @@ class Stream:
         self,
         call: Call,
         *,
+        model: str,
         hide_usage: bool,
         raise_error: Callable[[Mapping[str, Any]], None],
         usage_of: ReadUsage = usage_member,
         read: Callable[[object], Usage | None] = read_usage,
         keeper: Keeper | None = None,
     ) -> None:
-        """`raise_error(object)` raises for an error object; `usage_of` finds, `read` reads usage.
+        """`model` was asked for; `raise_error(object)` raises for an error object; `usage_of` finds,
+        `read` reads usage.
 
         With a `keeper` every event is parsed, and shown to it.
         """
@@ -64,6 +70,7 @@ class Stream:
         self.done = False
         self.notes: dict[str, object] = {}
         self._call = call
+        self._model = model
         self._hide_usage = hide_usage
         self._raise_error = raise_error
         self._usage_of = usage_of
@@ -137,7 +144,11 @@ class Stream:
             return self._ending
         if self.finished:
             return (b"\n\n" if self._rest_said else self._open) + sse.DONE
-        if self.begun and not self._failed and not self._rest_said and error is not None:
+        if error is not None:
+            self.notes["events"] = self._events
+        if self._rest_said:
+            self.notes["mid_event"] = 1
+        elif self.begun and not self._failed and error is not None:
             return self._open + error_event(error, request_id)
         return b""
 
@@ -209,11 +220,23 @@ class Stream:
         """The first data event decides whether anything is committed."""
         found = parse_object(payload)
         if found is not None:
-            self._raise_error(found)
+            self._check(found)
         if b'"finish_reason": null' in event or b'"usage": null' in event:
             self._null_finish, self._null_usage = b'"finish_reason": null', b'"usage": null'
         self._envelope = len(event) if len(event) <= FIRST_EVENT_BYTES_MAX else 0
         self.begun = True
+
+    def _check(self, found: Mapping[str, Any]) -> None:
+        """Raise for an error, which leaves another target possible; note a model that was not asked for."""
+        try:
+            self._raise_error(found)
+        except UpstreamUnavailable as error:
+            error.notes = {"error_first_event": 1}
+            raise
+        model = found.get("model")
+        # Providers answer with the dated name of what was asked for.
+        if isinstance(model, str) and model and self._model not in model and model not in self._model:
+            self.notes["model_mismatch"] = cleaned(model)[:MODEL_LENGTH_MAX]
 
     def _learn(self, payload: bytes, event: bytes) -> bool:
         """Look inside an event; True when it is the usage event that the client did not ask for."""
@@ -223,7 +246,7 @@ class Stream:
             return False
         choices = found.get("choices")
         if found.get("error") or found.get("object") == "error":
-            self._fail()
+            self._fail(found.get("error") or found)
         elif isinstance(choices, list):
             for choice in choices:
                 if isinstance(choice, Mapping) and choice.get("finish_reason"):
@@ -251,11 +274,14 @@ class Stream:
             self._finished_choices.add(index if isinstance(index, int) else 0)
             self.finished = len(self._finished_choices) >= self._call.choices
 
-    def _fail(self) -> None:
+    def _fail(self, error: object = None) -> None:
         """The upstream's own error event is relayed; after it nothing counts as finished."""
         self._failed = True
         self.finished = False
         self.notes["error_event"] = 1
+        code = error.get("code") if isinstance(error, Mapping) else None
+        if isinstance(code, (int, str)) and _CODE.fullmatch(str(code)):
+            self.notes["error_code"] = code
 
     def _early(self) -> bytes:
         """What of the unfinished event can be said before its end.

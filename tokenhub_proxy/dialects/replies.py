@@ -30,6 +30,9 @@ STREAM_HEADERS = {
 
 # What looks like a credential or names the operator's account at the upstream.
 _SECRET = re.compile(r"\b(?:sk|pk|rk|org|proj|key|AIza|AKIA|gsk|xai)[-_]?[A-Za-z0-9*_\-.]{8,}")
+_HOST = re.compile(r"(?:https?:)?//(?:[^/?#@]*@)?([^/?#]+)", re.IGNORECASE)
+# A 429 that no waiting ends: the account is out of credit. OpenAI and who speaks like it say so here.
+_UNPAID = re.compile(rb'"(?:code|type)"\s*:\s*"(?:insufficient_quota|billing_not_active)"')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
@@ -167,7 +170,24 @@ class Refused:
             self._body += data[: ERROR_BYTES_MAX - len(self._body)]
             return b""
         message, param = self._read(self._body)
-        raise refusal(self.status, message, param, self._headers)
+        found = refusal(self.status, message, param, self._headers)
+        if isinstance(found, UpstreamUnavailable):
+            if self.status == 429 and found.retry_after_s is None and _UNPAID.search(self._body):
+                found.kind = found.reason = "quota"
+            found.notes = self._noted()
+        raise found
+
+    def _noted(self) -> dict[str, object]:
+        """What tells an operator who has answered in the upstream's place."""
+        found: dict[str, object] = {}
+        if media_type(self._headers) == "text/html":
+            found["html"] = 1
+        if "cf-ray" in self._headers:
+            found["cf_ray"] = cleaned(self._headers["cf-ray"])
+        host = _HOST.match(self._headers.get("location", ""))
+        if host is not None:
+            found["redirect_host"] = cleaned(host[1])
+        return found
 
     def close(self, error: ProxyError | None = None, request_id: str = "") -> bytes:
         return b""

@@ -117,6 +117,7 @@ class _Answered:
         self.status = status
         self.headers = headers
         self._body = body
+        self.notes: Mapping[str, object] = {}
         self._cut: Exception | None = None
 
     async def pump(self, sink: Sink) -> bool:

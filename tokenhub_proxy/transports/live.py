@@ -128,9 +128,11 @@ class LiveIncoming:
         "_ends_s",
         "_live",
         "_outgoing",
+        "_paused_s",
         "_pool",
         "_sent_s",
         "_started_s",
+        "_waited_s",
         "headers",
         "retried",
         "status",
@@ -141,6 +143,8 @@ class LiveIncoming:
         self._outgoing = outgoing
         self._connection: Connection | None = None
         self._ends_s: float | None = None
+        self._paused_s: float | None = None  # since when the client can't keep up
+        self._waited_s = 0.0  # for the client, in all
         self.retried = False
         self.status = 0
         self.headers: Mapping[str, str] = {}
@@ -175,15 +179,31 @@ class LiveIncoming:
         assert self._connection is not None
         return self._connection.pump(sink)
 
+    @property
+    def notes(self) -> Mapping[str, object]:
+        """`retried`, and for how long the client kept the upstream waiting."""
+        found: dict[str, object] = {"retried": 1} if self.retried else {}
+        waited_s = self._waited_s
+        if self._paused_s is not None:
+            waited_s += self._live._clock() - self._paused_s
+        if waited_s:
+            found["write_stall_ms"] = round(waited_s * 1000)
+        return found
+
     def pause(self) -> None:
         """Read no more for now; the idle deadline waits too. Idempotent, and safe after the end."""
         if self._connection is not None:
             self._connection.pause(True)
+            if self._paused_s is None:
+                self._paused_s = self._live._clock()
 
     def resume(self) -> None:
         """Read on. Idempotent, and safe after the end."""
         if self._connection is not None:
             self._connection.pause(False)
+        if self._paused_s is not None:
+            self._waited_s += self._live._clock() - self._paused_s
+            self._paused_s = None
 
     def linger(self, grace_s: float) -> None:
         """`wire.Incoming.linger`; the sweep looks after it."""
@@ -218,7 +238,7 @@ class LiveIncoming:
         except UpstreamUnavailable as error:
             if error.executed and error.kind not in _UNANSWERED:
                 raise
-            raise UpstreamUnavailable(kind="stale_conn", executed=True) from error
+            raise UpstreamUnavailable(kind="stale_conn", executed=True, notes={"retried": 1}) from error
         return connection
 
     def _leave(self) -> None:

@@ -86,6 +86,7 @@ class ScriptedIncoming:
     def __init__(self, scripted: Scripted, timeouts: Timeouts) -> None:
         self.status = scripted.status
         self.headers = scripted.headers
+        self.notes: Mapping[str, object] = {}
         self._steps = iter(scripted.steps)
         self._timeouts = timeouts
         self._now = asyncio.get_running_loop().time

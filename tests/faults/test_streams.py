@@ -1,0 +1,542 @@
+"""An upstream that fails in mid-stream, or streams what few expect: the status 200 is already said."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import pytest
+
+from tests import chaos
+from tests.conftest import one_upstream
+from tests.faults.scene import COMPLETE, COMPRESSED, COST, CUT, STREAMED, TOLD, Scene, Told, fault
+from tests.faults.test_upstream import one
+from tests.hop import Way, hop
+from tests.test_relay_streams import estimate
+from tests.upstream import DONE, STREAM, FakeUpstream, chunk, stream_says, usage_chunk
+from tokenhub_proxy import relay
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+EVENTS = [chunk("Hello, "), chunk("wörld 🌍"), chunk("!")]
+FINISH = chunk(reason="stop")
+
+
+def chunked(pieces: Sequence[bytes]) -> bytes:
+    """An answer of these chunks, without the last."""
+    return chaos.CHUNKED + b"".join(map(chaos.chunk, pieces))
+
+
+def breaks(answer: bytes, *ends: chaos.Action) -> list[chaos.Action]:
+    """An upstream that says this, and breaks off when all of it has been read."""
+    return [chaos.request(), chaos.send(answer), chaos.pause(0.05), *(ends or [chaos.close()])]
+
+
+async def estimated(scene: Scene, told: Told, relayed: Sequence[bytes]) -> None:
+    """The client has what was relayed and an error event of ours; the charge is the reference's."""
+    assert told.body.startswith(b"".join(relayed))
+    if str(told) == TOLD:
+        assert told.last_event["code"] == "upstream_unavailable"
+        assert told.last_event["request_id"] == scene.lines[-1]["id"]
+    assert await scene.charged() == estimate(relayed, orjson.dumps(STREAMED)) > 0
+
+
+def truncated(kind: str, **more: object) -> dict[str, object]:
+    return {"truncated": 1, "status": 200, "reason": kind, "events": ..., "bytes_out": ..., **more}
+
+
+# --- streams that break off
+
+
+@fault(
+    "The upstream closes inside its chunked body, between two events",
+    TOLD,
+    "estimate",
+    log=truncated("short_body", code="upstream_unavailable"),
+)
+async def test_a_close_between_two_events_is_told_and_the_body_left_open(scene: Scene) -> None:
+    async with chaos.serve(breaks(chunked(EVENTS))) as up:
+        await scene.start(one(up.url))
+        told = await scene.call()
+    await estimated(scene, told, EVENTS)
+    assert scene.lines[-1]["events"] == len(EVENTS)
+
+
+@fault(
+    "The upstream closes inside an event",
+    CUT,
+    "estimate",
+    log=truncated("short_body", mid_event=1),
+    note="nothing is appended: it would be read as part of the event",
+)
+async def test_a_close_inside_an_event_is_relayed_as_far_as_it_came_and_nothing_is_added(
+    scene: Scene,
+) -> None:
+    half = EVENTS[2][:-9]
+    async with chaos.serve(breaks(chunked([*EVENTS[:2], half]))) as up:
+        await scene.start(one(up.url))
+        told = await scene.call()
+    assert told.body == b"".join(EVENTS[:2]) + half
+    await estimated(scene, told, [*EVENTS[:2], half])
+
+
+@pytest.mark.parametrize(("rest", "client"), [(b"", TOLD), (EVENTS[2][:-9], CUT)])
+@fault(
+    "The upstream's connection is reset in mid-stream",
+    (TOLD, CUT),
+    "estimate",
+    log=truncated("reset_read"),
+    note="as a close: an error event where an event has just ended, nothing inside one",
+)
+async def test_a_reset_in_mid_stream_is_a_cut_like_any_other(scene: Scene, rest: bytes, client: str) -> None:
+    pieces = [*EVENTS[:2], *([rest] if rest else [])]
+    async with chaos.serve(breaks(chunked(pieces), chaos.reset())) as up:
+        await scene.start(one(up.url))
+        told = await scene.call()
+    assert str(told) == client
+    await estimated(scene, told, pieces)
+
+
+@pytest.mark.parametrize(("rest", "client"), [(b"", TOLD), (EVENTS[2][:-9], CUT)])
+@fault(
+    "The body is shorter than its Content-Length",
+    (TOLD, CUT),
+    "estimate",
+    log=truncated("short_body"),
+    note="as a close",
+)
+async def test_a_body_shorter_than_promised_is_a_cut_like_any_other(
+    scene: Scene, rest: bytes, client: str
+) -> None:
+    pieces = [*EVENTS[:2], *([rest] if rest else [])]
+    said = b"".join(pieces)
+    async with chaos.serve(breaks(HEAD + b"Content-Length: %d\r\n\r\n" % (len(said) + 50) + said)) as up:
+        await scene.start(one(up.url))
+        told = await scene.call()
+    assert str(told) == client
+    await estimated(scene, told, pieces)
+
+
+@fault(
+    "A body that ends with its connection stops without a finish reason and without `[DONE]`",
+    TOLD,
+    "estimate",
+    log=truncated("no_finish"),
+    note="to HTTP it is a clean end, and still no answer",
+)
+async def test_a_clean_end_without_a_finish_is_no_success(scene: Scene) -> None:
+    async with chaos.serve(breaks(HEAD + b"Connection: close\r\n\r\n" + b"".join(EVENTS))) as up:
+        await scene.start(one(up.url))
+        told = await scene.call()
+    await estimated(scene, told, EVENTS)
+
+
+@pytest.mark.parametrize("usage", [True, False])
+@fault(
+    "A finish reason came, and `[DONE]` is missing",
+    COMPLETE,
+    ("usage", "estimate"),
+    log={"missing_done": 1, "status": 200, "truncated": None},
+    note="the bytes as they are, and one `data: [DONE]`",
+)
+async def test_a_missing_done_is_added_after_a_finish(
+    scene: Scene, upstream: FakeUpstream, usage: bool
+) -> None:
+    pieces = [*EVENTS, FINISH, *([usage_chunk(10, 2)] if usage else [])]
+    upstream.says = lambda _: stream_says(pieces)
+    await scene.start(one_upstream(upstream.base_url))
+    told = await scene.call()
+    assert told.body == b"".join(pieces) + DONE
+    assert (await scene.charged() == COST) is usage
+
+
+@pytest.mark.parametrize("usage", [True, False])
+@fault(
+    "The upstream sends an error event after some tokens",
+    TOLD,
+    ("usage", "estimate"),
+    log={"truncated": 1, "error_event": 1, "error_code": 529},
+    note="the upstream's own event, word for word; whatever follows it, the end is unclean",
+)
+async def test_an_upstreams_error_event_is_relayed_word_for_word(
+    scene: Scene, upstream: FakeUpstream, usage: bool
+) -> None:
+    failed = b'data: {"error": {"message": "overloaded", "code": 529}}\n\n'
+    pieces = [*EVENTS, *([usage_chunk(10, 2)] if usage else []), failed]
+    upstream.says = lambda _: stream_says(pieces)
+    await scene.start(one_upstream(upstream.base_url))
+    told = await scene.call()
+    assert told.body == b"".join(pieces)
+    assert (scene.seen[-1].billing == "usage") is usage
+
+
+# --- streams that last
+
+
+@fault(
+    "The upstream is silent for too long (`timeouts.idle`)",
+    TOLD,
+    "estimate",
+    log=truncated("idle"),
+    note="the upstream's connection is closed",
+)
+async def test_silence_ends_in_an_error_event_and_a_closed_upstream(scene: Scene) -> None:
+    async with chaos.serve([chaos.request(), chaos.send(chunked(EVENTS))]) as up:
+        await scene.start(one(up.url, idle=0.3))
+        told = await scene.call()
+        await up.peers[0].gone()
+    await estimated(scene, told, EVENTS)
+
+
+@pytest.mark.xfail(strict=True, reason="pings alone are not told from progress yet")
+@fault(
+    "The upstream sends pings and no data for too long (`timeouts.progress`)",
+    TOLD,
+    "estimate",
+    log=truncated("no_progress", pings=...),
+    note="the pings are relayed meanwhile",
+)
+async def test_pings_alone_are_no_progress(scene: Scene) -> None:
+    pings = [
+        action for _ in range(60) for action in (chaos.send(chaos.chunk(b": ping\n\n")), chaos.pause(0.05))
+    ]
+    async with chaos.serve([chaos.request(), chaos.send(chunked(EVENTS)), *pings]) as up:
+        await scene.start(one(up.url, progress=0.5, idle=1))
+        async with asyncio.timeout(2.5):
+            told = await scene.call()
+        await up.peers[0].gone()
+    assert b": ping\n\n" in told.body
+    await estimated(scene, told, EVENTS)
+    assert scene.lines[-1]["pings"] >= 5
+
+
+@fault(
+    "The answer lasts longer than it may (`timeouts.total`)",
+    TOLD,
+    "estimate",
+    log=truncated("max_duration"),
+)
+async def test_an_answer_without_end_is_cut_at_its_longest_duration(scene: Scene) -> None:
+    more = [
+        action
+        for n in range(60)
+        for action in (chaos.send(chaos.chunk(chunk(f"{n:09d} "))), chaos.pause(0.05))
+    ]
+    async with chaos.serve([chaos.request(), chaos.send(chunked([])), *more]) as up:
+        await scene.start(one(up.url, total=0.6))
+        async with asyncio.timeout(2.5):
+            told = await scene.call()
+        await up.peers[0].gone()
+    relayed = [event + b"\n\n" for event in told.body.split(b"\n\n")[:-2]]
+    await estimated(scene, told, relayed)
+
+
+@fault(
+    "A living stream lasts longer than five minutes",
+    COMPLETE,
+    "usage",
+    log={"status": 200, "reason": None},
+    note="nothing",
+)
+async def test_a_living_stream_may_last_for_half_an_hour(scene: Scene) -> None:
+    now = 0.0
+    steps = [asyncio.Event() for _ in range(30)]
+    script: list[chaos.Action] = [chaos.request(), chaos.send(chunked([STREAM[0]]))]
+    for step in steps:
+        script += [chaos.wait(step), chaos.send(chaos.chunk(chunk("still here ")))]
+    script += [chaos.send(b"".join(map(chaos.chunk, STREAM[1:])) + chaos.chunk(b""))]
+
+    async def minutes_pass() -> None:
+        nonlocal now
+        for step in steps:
+            await asyncio.sleep(0.03)
+            now += 55.0  # half an hour in all, and never a minute of silence
+            step.set()
+
+    async with chaos.serve(script) as up:
+        running = await scene.start(one(up.url))
+        running.proxy._transports._live._clock = lambda: now
+        passing = asyncio.create_task(minutes_pass())
+        await scene.call()
+        await passing
+    assert now > 1600.0
+
+
+# --- bytes as they come
+
+
+@fault(
+    "Characters, line ends and JSON are split over packets",
+    COMPLETE,
+    "usage",
+    log={"status": 200, "bad_events": None},
+    note="identical bytes",
+)
+async def test_single_byte_packets_change_no_byte(scene: Scene, upstream: FakeUpstream) -> None:
+    pieces = [*EVENTS, *STREAM[2:]]
+    upstream.says = lambda _: stream_says([piece.replace(b"\n", b"\r\n") for piece in pieces])
+    async with hop(
+        int(upstream.base_url.rpartition(":")[2].removesuffix("/v1")), answers=Way(slice_bytes=1)
+    ) as line:
+        await scene.start(one(f"http://127.0.0.1:{line.port}"))
+        told = await scene.call()
+    assert told.body == b"".join(pieces).replace(b"\n", b"\r\n")
+    assert await scene.charged() == COST
+
+
+ODD = [
+    b"\xef\xbb\xbf: a byte order mark before it\r\n\r\n",
+    chunk("one").replace(b"data: ", b"data:"),
+    b"id: 7\nretry: 3000\nx-unknown: y\n" + chunk("two \u2028 \u0085 three"),
+    b'data: {"choices":[{"index":0,\ndata: "delta":{"content":"four"},"finish_reason":null}]}\n\n',
+    chunk("five").replace(b"\n", b"\r"),
+    chunk("six").replace(b"\n", b"\r\n"),
+    *STREAM[2:],
+]
+
+
+@fault(
+    "Line ends of CR, of LF and of CRLF, a BOM, `data:` without a space, data of several lines, "
+    "unknown fields, U+2028 and U+0085 in a text",
+    COMPLETE,
+    "usage",
+    log={"status": 200, "bad_events": None},
+    note="identical bytes",
+)
+async def test_odd_but_legal_events_are_understood_and_unchanged(
+    scene: Scene, upstream: FakeUpstream
+) -> None:
+    upstream.says = lambda _: stream_says([b"".join(ODD)])
+    await scene.start(one_upstream(upstream.base_url))
+    told = await scene.call()
+    assert told.body == b"".join(ODD)
+    assert await scene.charged() == COST
+
+
+@fault(
+    "One event has 10 MB (an image)",
+    COMPLETE,
+    "usage",
+    log={"big_event": 1, "status": 200},
+    note="relayed as it comes",
+)
+async def test_an_event_of_ten_megabytes_passes_as_it_comes(scene: Scene, upstream: FakeUpstream) -> None:
+    pieces = [STREAM[0], chunk("A" * 10_000_000), *STREAM[2:]]
+    upstream.says = lambda _: stream_says(pieces)
+    await scene.start(one_upstream(upstream.base_url))
+    told = await scene.call()
+    assert told.body == b"".join(pieces)
+    assert await scene.charged() == COST
+
+
+def zipped(body: bytes) -> chaos.Action:
+    """A whole gzip stream as one chunked answer."""
+    head = chaos.CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
+    return chaos.send(head + chaos.chunk(body) + chaos.chunk(b""))
+
+
+@pytest.mark.xfail(strict=True, reason="a compressed stream is not inflated yet")
+@fault(
+    "The upstream compresses its stream, although it was asked not to",
+    COMPRESSED,
+    "usage",
+    log={"encoding": "gzip", "status": 200},
+    note="relayed untouched, with its header; counted beside it",
+)
+async def test_a_compressed_stream_is_relayed_untouched_and_counted(scene: Scene) -> None:
+    body = gzip.compress(b"".join(STREAM))
+    async with chaos.serve([chaos.request(), zipped(body)]) as up:
+        await scene.start(one(up.url))
+        told = await scene.call()
+    assert told.headers["content-encoding"] == "gzip"
+    assert (told.body, told.complete) == (body, True)
+    assert await scene.charged() == COST
+
+
+@pytest.mark.xfail(strict=True, reason="a compressed stream is not inflated yet")
+@fault(
+    "A compressed stream inflates without end",
+    COMPRESSED,
+    "estimate",
+    log={"encoding": "gzip", "meter_cap": 1},
+    note="what is counted has a bound, what is relayed the usual ones",
+)
+async def test_a_bomb_in_a_stream_is_relayed_and_not_inflated_for_ever(scene: Scene) -> None:
+    pack = zlib.compressobj(wbits=31)
+    body = (
+        pack.compress(chunk("Hi")) + b"".join(pack.compress(b" " * 2**20) for _ in range(256)) + pack.flush()
+    )
+    async with chaos.serve([chaos.request(), zipped(body)]) as up:
+        await scene.start(one(up.url))
+        async with asyncio.timeout(5):
+            told = await scene.call()
+    assert told.body == body
+
+
+# --- usage
+
+
+def counts(prompt: object, output: object) -> bytes:
+    """A usage event with anything in it."""
+    return (
+        b"data: "
+        + orjson.dumps({"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": output}})
+        + b"\n\n"
+    )
+
+
+async def streamed(scene: Scene, upstream: FakeUpstream, pieces: Sequence[bytes], more: str = "") -> Told:
+    """One call that is answered with these pieces and [DONE], all of which arrive unchanged."""
+    upstream.says = lambda _: stream_says([*pieces, DONE])
+    await scene.start(one_upstream(upstream.base_url, more))
+    told = await scene.call()
+    assert told.body == b"".join([*pieces, DONE])
+    return told
+
+
+async def test_the_estimate_of_a_whole_stream_is_the_references(scene: Scene, upstream: FakeUpstream) -> None:
+    await streamed(scene, upstream, [*EVENTS, FINISH])
+    assert await scene.charged() == estimate([*EVENTS, FINISH], orjson.dumps(STREAMED))
+
+
+@fault(
+    "Usage stands in every chunk, cumulative",
+    COMPLETE,
+    "usage",
+    log={"usage_chunks": 3},
+    note="the last counts",
+)
+async def test_of_cumulative_usage_the_last_counts(scene: Scene, upstream: FakeUpstream) -> None:
+    def told(n: int) -> dict[str, int]:
+        return {"prompt_tokens": 10, "completion_tokens": n, "total_tokens": 10 + n}
+
+    await streamed(
+        scene,
+        upstream,
+        [chunk("a", usage=told(1)), chunk("b", usage=told(2)), chunk(reason="stop", usage=told(2))],
+    )
+    assert await scene.charged() == COST
+
+
+@fault("The final usage comes twice", COMPLETE, "usage", log={"usage_chunks": 2}, note="charged once")
+async def test_usage_that_comes_twice_is_charged_once(scene: Scene, upstream: FakeUpstream) -> None:
+    await streamed(scene, upstream, [*EVENTS, FINISH, usage_chunk(10, 2), usage_chunk(10, 2)])
+    assert await scene.charged() == COST
+
+
+@fault("Usage stands in a chunk with choices", COMPLETE, "usage", log={"usage_chunks": 1})
+async def test_usage_beside_choices_counts(scene: Scene, upstream: FakeUpstream) -> None:
+    usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+    await streamed(scene, upstream, [*EVENTS, chunk("end", reason="stop", usage=usage)])
+    assert await scene.charged() == COST
+
+
+@pytest.mark.parametrize("end", [[], [b'data: {"choices":[],"usage":null}\n\n']])
+@fault("Usage is missing, or null", COMPLETE, "estimate", log={"usage": "missing"})
+async def test_without_usage_the_relayed_text_is_estimated(
+    scene: Scene, upstream: FakeUpstream, end: list[bytes]
+) -> None:
+    await streamed(scene, upstream, [*EVENTS, FINISH, *end])
+    assert await scene.charged() > 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output"),
+    [(-1, 2), (10, -2), (10.5, 2), ("10", 2), (True, 2), (10, 2**53 + 1), (10, 2**63)],
+)
+@fault(
+    "Usage is negative, fractional, a string, a boolean, or above 2^53",
+    COMPLETE,
+    "estimate",
+    log={"usage": "invalid"},
+    note="never negative",
+)
+async def test_usage_that_is_none_is_estimated(
+    scene: Scene, upstream: FakeUpstream, prompt: Any, output: Any
+) -> None:
+    await streamed(scene, upstream, [*EVENTS, FINISH, counts(prompt, output)])
+    assert await scene.charged() > 0
+
+
+@fault("Usage is zero, in so many words", COMPLETE, "usage", log={"usage_zero": 1}, note="nothing is charged")
+async def test_usage_of_zero_is_kept_and_flagged(scene: Scene, upstream: FakeUpstream) -> None:
+    await streamed(scene, upstream, [*EVENTS, FINISH, counts(0, 0)])
+    assert await scene.charged() == 0
+
+
+@fault("The first chunk has no choices (Azure)", COMPLETE, "usage", log={"status": 200})
+async def test_a_first_chunk_without_choices_is_relayed(scene: Scene, upstream: FakeUpstream) -> None:
+    first = b'data: {"choices":[],"prompt_filter_results":[{"prompt_index":0}]}\n\n'
+    await streamed(scene, upstream, [first, *STREAM[:-1]])
+    assert await scene.charged() == COST
+
+
+@pytest.mark.parametrize("after", [b": bye\n\n", None])
+@fault(
+    "Bytes follow `[DONE]`, or the upstream stays open after it",
+    COMPLETE,
+    "usage",
+    log={"status": 200, "after_done": (1, None)},
+    note="relayed with it; after a grace of 2 s the upstream is closed",
+)
+async def test_what_follows_done_has_a_short_grace(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, after: bytes | None
+) -> None:
+    monkeypatch.setattr(relay, "LINGER_S", 0.2)
+    end = chaos.chunk(after) + chaos.chunk(b"") if after else b""
+    async with chaos.serve([chaos.request(), chaos.send(chunked(STREAM) + end)]) as up:
+        await scene.start(one(up.url))
+        async with asyncio.timeout(1.5):
+            told = await scene.call()
+        if after is None:
+            await up.peers[0].gone()
+    assert told.body == b"".join(STREAM) + (after or b"")
+    assert scene.lines[-1].get("after_done") == (1 if after else None)
+
+
+@fault(
+    "The upstream's usage costs more than was held",
+    COMPLETE,
+    "usage",
+    log={"hold_exceeded": 1, "writeoff_n": ...},
+    events=["ERROR", "hold_exceeded"],
+    note="the hold is charged, the rest is booked to `writeoff`",
+)
+async def test_usage_above_the_hold_is_written_off(scene: Scene, upstream: FakeUpstream) -> None:
+    greedy = 10**6
+    await streamed(scene, upstream, [*EVENTS, FINISH, usage_chunk(greedy, greedy)])
+    line = scene.lines[-1]
+    assert await scene.charged() == line["charge_n"] == line["hold_n"]
+    assert line["writeoff_n"] == greedy * 18_000 - line["hold_n"]
+
+
+@fault(
+    "The upstream answers with the name of another model",
+    COMPLETE,
+    "usage",
+    log={"model_mismatch": "cheaper-model"},
+    note="identical bytes, priced as the model that was asked for",
+)
+async def test_another_models_name_changes_no_price(scene: Scene, upstream: FakeUpstream) -> None:
+    await streamed(scene, upstream, [piece.replace(b'"real-m"', b'"cheaper-model"') for piece in STREAM[:-1]])
+    assert await scene.charged() == COST
+
+
+@pytest.mark.parametrize("usage", [True, False])
+@fault(
+    "An event holds malformed JSON",
+    COMPLETE,
+    ("usage", "estimate"),
+    log={"bad_events": 2},
+    note="identical bytes",
+)
+async def test_malformed_events_are_relayed_and_counted(
+    scene: Scene, upstream: FakeUpstream, usage: bool
+) -> None:
+    bad = [b'data: {"error": {\n\n', b'data: {"usage": [}\n\n']
+    pieces = [EVENTS[0], *bad, *EVENTS[1:], FINISH, *([usage_chunk(10, 2)] if usage else [])]
+    await streamed(scene, upstream, pieces)
+    assert (scene.seen[-1].billing == "usage") is usage

@@ -1,0 +1,552 @@
+"""An upstream that fails before its answer has begun: nothing is committed, nothing is charged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import re
+import ssl
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import pytest
+import trustme
+
+from tests import chaos
+from tests.conftest import one_upstream
+from tests.faults.scene import (
+    COMPLETE,
+    COST,
+    JSON,
+    RETRY_FORBIDDEN,
+    SECONDS,
+    WHOLE,
+    Scene,
+    fault,
+    parsed,
+    request,
+    say,
+)
+from tests.test_relay_fallback import free_port
+from tests.test_server import MESSAGES
+from tests.upstream import FakeUpstream, Says, json_says, stream_says, whole
+from tokenhub_proxy.health import FAILURES_MAX, UNPAID_S
+
+UNAVAILABLE = "502 upstream_unavailable"
+PAGE = b"<html><body>Bad gateway</body></html>"
+# What an upstream says of the operator, and no client may read.
+WORDS = "limit of org-acme1234567 of Acme Ltd"
+
+
+def one(url: str, **timeouts: float) -> str:
+    """A config with one upstream of these timeouts."""
+    written = ", ".join(f"{name}: {seconds}" for name, seconds in timeouts.items())
+    return one_upstream(url + "/v1").replace("api_key:", f"timeouts: {{{written}}}, api_key:")
+
+
+async def passed_over(scene: Scene, url: str, outcome: str, **timeouts: float) -> None:
+    """With another target behind it, the same fault is nothing that a client notices."""
+    healthy = FakeUpstream()
+    await healthy.start()
+    first = one(url, **timeouts)
+    second = f'  second: {{dialect: openai, base_url: "{healthy.base_url}"}}\n'
+    text = first.replace("  demo: {dialect", second + "  demo: {dialect").replace(
+        "targets: [{upstream: up, model: real-m}]",
+        "targets: [{upstream: up, model: real-m}, {upstream: second, model: real-m, priority: 2}]",
+    )
+    running = await scene.start(text)
+    told = parsed(await say(running.port, request({"model": "m", "messages": MESSAGES, "stream": True})))
+    assert str(told) == COMPLETE
+    assert scene.lines[-1]["attempts"] == [f"up:{outcome}", "second:200"]
+    assert await scene.billing(scene.lines[-1]) == "usage"
+    assert await scene.charged() == COST
+    assert len(healthy.asked) == 1
+    await healthy.stop()
+
+
+def error_says(status: int, code: str | None = None, **headers: str) -> Says:
+    return json_says(
+        orjson.dumps({"error": {"message": WORDS, "type": "x", "code": code}}), status, **headers
+    )
+
+
+def clean(told: Any) -> None:
+    """No word of the upstream's is in the answer."""
+    said = (str(dict(told.headers)).encode() + told.body).lower()
+    for word in (b"acme", b"<html", b"gateway<", b"sk-upstream", b"real-m", b"127.0.0.1"):
+        assert word not in said
+
+
+# --- no connection
+
+
+@fault(
+    "The upstream's name can't be resolved",
+    UNAVAILABLE,
+    "void",
+    log={"reason": "dns", "attempts": ["up:dns"]},
+    note="another target answers, where there is one",
+)
+async def test_a_name_that_can_not_be_resolved_is_told_as_502_and_costs_nothing(scene: Scene) -> None:
+    await scene.start(one("http://nowhere.invalid"))
+    told = await scene.call()
+    assert "x-should-retry" not in told.headers
+    await passed_over(scene, "http://nowhere.invalid", "dns")
+
+
+@fault(
+    "The upstream refuses the connection",
+    UNAVAILABLE,
+    "void",
+    log={"reason": "refused", "attempts": ["up:refused"]},
+    note="another target answers, where there is one",
+)
+async def test_an_upstream_that_refuses_the_connection_is_told_as_502_and_costs_nothing(scene: Scene) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    await scene.start(one(url))
+    told = await scene.call()
+    assert "x-should-retry" not in told.headers
+    await passed_over(scene, url, "refused")
+
+
+@fault(
+    "The upstream never answers the connection (`timeouts.connect`)",
+    UNAVAILABLE,
+    "void",
+    log={"reason": "connect_timeout", "attempts": ["up:connect_timeout"]},
+    note="another target answers, where there is one",
+)
+async def test_a_connection_that_nobody_answers_is_given_up_in_time_and_costs_nothing(scene: Scene) -> None:
+    with chaos.unanswered() as (host, port):
+        await scene.start(one(f"http://{host}:{port}", connect=0.3))
+        async with asyncio.timeout(3):
+            told = await scene.call()
+        assert "x-should-retry" not in told.headers
+        await passed_over(scene, f"http://{host}:{port}", "connect_timeout", connect=0.3)
+
+
+@contextlib.asynccontextmanager
+async def certified(ca: trustme.CA, *names: str, **options: Any) -> AsyncIterator[chaos.Chaos]:
+    """An upstream behind TLS whose certificate has these names."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert(*names, **options).configure_cert(context)
+    async with chaos.serve([chaos.request(), chaos.send(chaos.answer(whole()))], tls=context) as up:
+        yield up
+
+
+@pytest.mark.parametrize("trouble", ["expired", "another host", "an unknown authority"])
+@fault(
+    "The upstream's certificate is expired, names another host, or comes from an unknown authority",
+    UNAVAILABLE,
+    "void",
+    log={"reason": "tls_verify", "attempts": ["up:tls_verify"]},
+    events=["ERROR", "tls_verify upstream=up"],
+    note="there is no switch that turns the check off",
+)
+async def test_a_certificate_that_can_not_be_verified_is_never_spoken_to(
+    scene: Scene, trouble: str, tmp_path: Any
+) -> None:
+    ca = trustme.CA()
+    (tmp_path / "ca.pem").write_bytes(ca.cert_pem.bytes())
+    names = ["elsewhere.test"] if trouble == "another host" else ["127.0.0.1"]
+    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    options = {"not_after": past} if trouble == "expired" else {}
+    async with certified(ca, *names, **options) as up:
+        text = one(up.url)
+        if trouble != "an unknown authority":
+            text = text.replace("api_key:", f"ca_file: {tmp_path / 'ca.pem'}, api_key:")
+        await scene.start(text)
+        await scene.call()
+        assert [bytes(peer.received) for peer in up.peers] in ([b""], [])
+
+
+@fault(
+    "The upstream accepts the connection and never answers the TLS handshake",
+    UNAVAILABLE,
+    "void",
+    log={"reason": "tls_timeout", "attempts": ["up:tls_timeout"]},
+)
+async def test_a_tls_handshake_that_is_never_answered_is_given_up_in_time(scene: Scene) -> None:
+    async with chaos.serve([]) as up:
+        await scene.start(one(up.url.replace("http://", "https://"), connect=0.4))
+        async with asyncio.timeout(3):
+            await scene.call()
+
+
+@pytest.mark.parametrize("second", ["answers", "dies too"])
+@fault(
+    "A kept connection turns out to be dead, not a byte of an answer has come",
+    (JSON, UNAVAILABLE),
+    ("usage", "void"),
+    log={"retried": 1},
+    note="sent once more on a new connection: one hold, one charge; "
+    "if that fails too: `x-should-retry: false` and `reason=stale_conn`",
+)
+async def test_a_dead_connection_is_replaced_once_and_charged_once(scene: Scene, second: str) -> None:
+    good = chaos.send(chaos.answer(whole(), headers=["Content-Type: application/json"]))
+    again = good if second == "answers" else chaos.close()
+    async with chaos.serve(
+        [chaos.request(), good, chaos.request(), chaos.close()], [chaos.request(), again]
+    ) as up:
+        running = await scene.start(one(up.url))
+        await say(running.port, request(WHOLE))
+
+        told = await scene.call(WHOLE)
+
+        assert len(up.peers) == 2
+    line = scene.lines[-1]
+    if second == "answers":
+        assert str(told) == JSON
+        assert await scene.charged() == COST
+    else:
+        assert (str(told), told.headers["x-should-retry"]) == (UNAVAILABLE, "false")
+        assert (line["reason"], line["cost_at_risk"]) == ("stale_conn", 1)
+
+
+@fault(
+    "The connection is reset while the request is being sent",
+    UNAVAILABLE,
+    "void",
+    headers=RETRY_FORBIDDEN,
+    log={"reason": "reset_send", "attempts": ["up:reset_send"], "cost_at_risk": 1},
+)
+async def test_a_reset_while_the_request_is_sent_forbids_a_retry(scene: Scene) -> None:
+    async with chaos.serve([chaos.receive(1), chaos.deaf(), chaos.pause(0.05), chaos.reset()]) as up:
+        await scene.start(one(up.url))
+        await scene.call({**WHOLE, "messages": [{"role": "user", "content": "x" * 12_000_000}]})
+
+
+@fault(
+    "The upstream sends no head in time (`timeouts.first_byte`)",
+    UNAVAILABLE,
+    "void",
+    headers=RETRY_FORBIDDEN,
+    log={"reason": "ttfb_timeout", "attempts": ["up:ttfb_timeout"], "cost_at_risk": 1},
+    note="the upstream's connection is closed",
+)
+async def test_an_upstream_without_a_head_in_time_is_closed_and_a_retry_forbidden(scene: Scene) -> None:
+    async with chaos.serve([chaos.request()]) as up:
+        await scene.start(one(up.url, first_byte=0.3))
+        async with asyncio.timeout(3):
+            await scene.call()
+        await up.peers[0].gone()
+
+
+# --- an answer that is a refusal
+
+
+@pytest.mark.parametrize(("asked", "told_s"), [("7", "7"), ("0", "1"), ("9999", "120")])
+@fault(
+    "The upstream answers 429 with `Retry-After`",
+    UNAVAILABLE,
+    "void",
+    headers={"retry-after": SECONDS, "x-should-retry": None},
+    log={"upstream_status": 429, "attempts": ["up:429"]},
+    note="another credential or target answers, where there is one; the wait is kept between 1 and 120 s, "
+    "the upstream's words stay here",
+)
+async def test_an_upstreams_429_is_no_429_of_ours_and_keeps_its_words(
+    scene: Scene, upstream: FakeUpstream, asked: str, told_s: str
+) -> None:
+    upstream.says = lambda _: error_says(429, **{"Retry-After": asked})
+    await scene.start(one_upstream(upstream.base_url))
+    told = await scene.call()
+    assert told.headers["retry-after"] == told_s
+    assert not [name for name in told.headers if name.startswith("x-ratelimit")]
+    clean(told)
+    await passed_over(scene, upstream.base_url.removesuffix("/v1"), "429")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@fault(
+    "The upstream refuses our credential (401, 403)",
+    UNAVAILABLE,
+    "void",
+    log={"upstream_status": (401, 403)},
+    events=["ERROR", "upstream_auth upstream=up"],
+    note="never a 401: the client's key is good",
+)
+async def test_a_refused_credential_is_the_operators_alarm_and_not_the_clients_401(
+    scene: Scene, upstream: FakeUpstream, status: int
+) -> None:
+    upstream.says = lambda _: error_says(status)
+    await scene.start(one_upstream(upstream.base_url))
+    clean(await scene.call())
+    assert scene.lines[-1]["attempts"] == [f"up:{status}"]
+
+
+@pytest.mark.parametrize("says", [error_says(402), error_says(429, "insufficient_quota")])
+@fault(
+    "The upstream's account is out of credit (402, or 429 with a quota code and no `Retry-After`)",
+    UNAVAILABLE,
+    "void",
+    log={"upstream_status": (402, 429)},
+    events=["ERROR", "upstream_quota upstream=up"],
+    note="the credential is left alone for minutes, and the next call is refused at once",
+)
+async def test_an_upstream_out_of_credit_is_told_to_the_operator_and_left_alone(
+    scene: Scene, upstream: FakeUpstream, says: Says
+) -> None:
+    upstream.says = lambda _: says
+    running = await scene.start(one_upstream(upstream.base_url))
+    clean(await scene.call())
+
+    again = parsed(await say(running.port, request(WHOLE)))
+
+    assert str(again) == UNAVAILABLE
+    assert UNPAID_S - 5 < int(again.headers["retry-after"]) <= UNPAID_S
+    assert len(upstream.asked) == 1
+    assert scene.lines[-1]["billing"] == "none"
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@fault(
+    "The upstream finds fault with the request (400, 422)",
+    "400 invalid_request",
+    "void",
+    log={"reason": re.compile(r"upstream_status=4\d\d")},
+    note="its message in one line, without what looks like a secret; no other target is asked",
+)
+async def test_a_fault_of_the_request_is_told_in_the_upstreams_cleaned_words(
+    scene: Scene, upstream: FakeUpstream, status: int
+) -> None:
+    words = {"message": "Unknown\r\nfield for sk-abcdefghijkl", "param": "x", "type": "invalid_request_error"}
+    upstream.says = lambda _: json_says(orjson.dumps({"error": words}), status)
+    await scene.start(one_upstream(upstream.base_url))
+    told = await scene.call()
+    assert (told.error["message"], told.error["param"]) == ("Unknown field for [redacted]", "x")
+    assert scene.lines[-1]["reason"] == f"upstream_status={status}"
+
+
+@fault(
+    "The upstream does not know the configured model (404)",
+    UNAVAILABLE,
+    "void",
+    log={"upstream_status": 404, "attempts": ["up:404"]},
+    events=["ERROR", "config_mapping upstream=up"],
+)
+async def test_a_model_that_the_upstream_does_not_know_is_the_operators_mistake(
+    scene: Scene, upstream: FakeUpstream
+) -> None:
+    upstream.says = lambda _: error_says(404)
+    await scene.start(one_upstream(upstream.base_url))
+    clean(await scene.call())
+
+
+@fault(
+    "The request is too large for the upstream (413)",
+    "413 request_too_large",
+    "void",
+    log={"reason": "upstream_status=413", "attempts": ["up:413"]},
+)
+async def test_a_request_too_large_for_the_upstream_is_a_413(scene: Scene, upstream: FakeUpstream) -> None:
+    upstream.says = lambda _: error_says(413)
+    await scene.start(one_upstream(upstream.base_url))
+    clean(await scene.call())
+
+
+@pytest.mark.parametrize("status", [500, 503, 529])
+@fault(
+    "The upstream answers 500, 503 or 529",
+    UNAVAILABLE,
+    "void",
+    headers={"retry-after": SECONDS},
+    log={"upstream_status": (500, 503, 529)},
+    note="another target answers, where there is one; `Retry-After` where the upstream told one",
+)
+async def test_an_upstreams_5xx_is_a_502_with_its_retry_after(
+    scene: Scene, upstream: FakeUpstream, status: int
+) -> None:
+    upstream.says = lambda _: error_says(status, **{"Retry-After": "9"})
+    await scene.start(one_upstream(upstream.base_url))
+    told = await scene.call()
+    assert told.headers["retry-after"] == "9"
+    clean(told)
+    await passed_over(scene, upstream.base_url.removesuffix("/v1"), str(status))
+
+
+@pytest.mark.parametrize("status", [502, 520, 522, 524])
+@fault(
+    "A CDN answers in the upstream's place, with a page (502, 520, 522, 524)",
+    UNAVAILABLE,
+    "void",
+    log={"html": 1, "cf_ray": "8f00-FRA", "upstream_status": (502, 520, 522, 524)},
+    note="the page stays here",
+)
+async def test_a_cdns_error_page_is_never_relayed(scene: Scene, upstream: FakeUpstream, status: int) -> None:
+    upstream.says = lambda _: Says([PAGE], status, {"Content-Type": "text/html", "CF-RAY": "8f00-FRA"})
+    await scene.start(one_upstream(upstream.base_url))
+    clean(await scene.call())
+
+
+# --- a 200 that is none
+
+
+@fault(
+    "The upstream answers 200 with an HTML page",
+    UNAVAILABLE,
+    "void",
+    headers=RETRY_FORBIDDEN,
+    log={"reason": "content_type", "attempts": ["up:content_type"]},
+    note="an SDK would take it for an empty success",
+)
+async def test_a_page_under_a_200_is_a_502(scene: Scene, upstream: FakeUpstream) -> None:
+    upstream.says = lambda _: Says([PAGE], 200, {"Content-Type": "text/html"})
+    await scene.start(one_upstream(upstream.base_url))
+    clean(await scene.call())
+
+
+@pytest.mark.parametrize(
+    ("error", "client"),
+    [
+        ({"message": WORDS, "type": "server_error"}, UNAVAILABLE),
+        ({"message": "too many tokens", "type": "invalid_request_error"}, "400 invalid_request"),
+    ],
+)
+@fault(
+    "The upstream answers a stream request with 200 and a JSON error",
+    (UNAVAILABLE, "400 invalid_request"),
+    "void",
+    log={"reason": "error_in_200", "attempts": ["up:error_in_200"]},
+    note="400 where the error finds fault with the request",
+)
+async def test_a_json_error_under_a_200_is_what_it_means(
+    scene: Scene, upstream: FakeUpstream, error: dict[str, str], client: str
+) -> None:
+    upstream.says = lambda _: json_says(orjson.dumps({"error": error}))
+    await scene.start(one_upstream(upstream.base_url))
+    told = await scene.call()
+    assert str(told) == client
+    clean(told)
+
+
+@fault(
+    "The upstream answers a stream request with a whole completion",
+    JSON,
+    "usage",
+    log={"not_streamed": 1, "status": 200},
+    note="relayed as it is",
+)
+async def test_a_whole_completion_for_a_stream_request_is_relayed_as_json(
+    scene: Scene, upstream: FakeUpstream
+) -> None:
+    upstream.says = lambda _: json_says(whole())
+    await scene.start(one_upstream(upstream.base_url))
+    told = await scene.call()
+    assert told.body == whole()
+    assert await scene.charged() == COST
+
+
+@pytest.mark.parametrize("body", ["short", "invalid"])
+@fault(
+    "A whole answer is shorter than promised, or no JSON",
+    UNAVAILABLE,
+    "void",
+    headers=RETRY_FORBIDDEN,
+    log={"reason": ("short_body", "bad_json"), "cost_at_risk": 1},
+)
+async def test_a_whole_answer_that_is_broken_is_a_502_that_forbids_a_retry(scene: Scene, body: str) -> None:
+    good = chaos.answer(whole(), headers=["Content-Type: application/json"])
+    broken = chaos.answer(whole()[:-9], headers=["Content-Type: application/json"])
+    answer = good[:-9] if body == "short" else broken
+    async with chaos.serve([chaos.request(), chaos.send(answer), chaos.close()]) as up:
+        await scene.start(one(up.url))
+        await scene.call(WHOLE)
+    assert scene.lines[-1]["reason"] == ("short_body" if body == "short" else "bad_json")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@fault(
+    "The upstream answers with a redirect",
+    UNAVAILABLE,
+    "void",
+    log={"redirect_host": re.compile(r"127\.0\.0\.1:\d+"), "upstream_status": (301, 302, 303, 307, 308)},
+    note="its target is not contacted: the key would go there",
+)
+async def test_a_redirect_is_not_followed(scene: Scene, upstream: FakeUpstream, status: int) -> None:
+    async with chaos.serve([]) as elsewhere:
+        location = f"{elsewhere.url}/v1/chat/completions"
+        upstream.says = lambda _: Says([], status, {"Location": location})
+        await scene.start(one_upstream(upstream.base_url))
+        told = await scene.call()
+        assert "location" not in told.headers
+        assert elsewhere.peers == []
+
+
+@pytest.mark.parametrize("head", ["a long header", "many headers"])
+@fault(
+    "The upstream's head has a header over 8,190 bytes, or more than 128 of them",
+    UNAVAILABLE,
+    "void",
+    headers=RETRY_FORBIDDEN,
+    log={"reason": "headers", "attempts": ["up:headers"]},
+)
+async def test_a_head_beyond_the_bounds_is_a_502(scene: Scene, head: str) -> None:
+    headers = ["X: " + "a" * 9000] if head == "a long header" else [f"X-{n}: y" for n in range(200)]
+    async with chaos.serve([chaos.request(), chaos.send(chaos.answer(whole(), headers=headers))]) as up:
+        await scene.start(one(up.url))
+        await scene.call(WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("first", "client"),
+    [
+        (b"HTTP/1.1 204 No Content\r\nContent-Type: application/json\r\n\r\n", UNAVAILABLE),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n{}", UNAVAILABLE),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", UNAVAILABLE),
+        (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", JSON),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n", JSON),
+    ],
+    ids=["204", "204 with a body", "101", "103", "100 and 102"],
+)
+@fault(
+    "The upstream answers 204, switches protocols, or sends interim answers first",
+    (UNAVAILABLE, JSON),
+    ("void", "usage"),
+    log={"status": (502, 200)},
+    note="interim answers are skipped",
+)
+async def test_a_head_without_an_answer_is_a_502_and_interim_ones_are_skipped(
+    scene: Scene, first: bytes, client: str
+) -> None:
+    good = chaos.answer(whole(), headers=["Content-Type: application/json"])
+    answer = first + (good if client == JSON else b"")
+    async with chaos.serve([chaos.request(), chaos.send(answer)]) as up:
+        await scene.start(one(up.url))
+        assert str(await scene.call(WHOLE)) == client
+
+
+@fault(
+    "The first event of a stream is an error (an overload under a 200)",
+    UNAVAILABLE,
+    "void",
+    log={"reason": "error_in_200", "error_first_event": 1},
+    note="nothing is committed before the first event: another target answers, where there is one",
+)
+async def test_an_error_as_the_first_event_is_an_http_error(scene: Scene, upstream: FakeUpstream) -> None:
+    event = b"data: " + orjson.dumps({"error": {"message": WORDS, "code": 529}}) + b"\n\n"
+    upstream.says = lambda _: stream_says([b": waiting\n\n", event])
+    await scene.start(one_upstream(upstream.base_url))
+    clean(await scene.call())
+    await passed_over(scene, upstream.base_url.removesuffix("/v1"), "error_in_200")
+
+
+@fault(
+    "Every target of the model has failed so often that it is left alone",
+    UNAVAILABLE,
+    "none",
+    headers={"retry-after": SECONDS},
+    log={"reason": "breaker", "hold_n": 0},
+    note="at once, without a call",
+)
+async def test_a_target_that_keeps_failing_is_refused_at_once_without_a_hold(
+    scene: Scene, upstream: FakeUpstream
+) -> None:
+    upstream.says = lambda _: error_says(500)
+    running = await scene.start(one_upstream(upstream.base_url))
+    for _ in range(FAILURES_MAX):
+        await say(running.port, request(WHOLE))
+    await scene.call()
+    assert len(upstream.asked) == FAILURES_MAX
