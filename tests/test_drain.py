@@ -93,6 +93,51 @@ async def test_what_outlasts_the_drain_is_told_and_settled(serve: Serve, hurried
     assert (found, held, sorted(statuses)) == ([], 0, ["released", "settled"])
 
 
+async def test_balancers_are_told_before_the_listener_closes(
+    serve: Serve, upstream: FakeUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    hurry = asyncio.Event()
+    running = await serve("shutdown: {pre_stop: 30, drain: 0}\n" + one_upstream(upstream.base_url))
+    caplog.set_level("INFO")
+
+    stopping = asyncio.create_task(running.proxy.drain(hurry=hurry))
+    await asyncio.sleep(0)
+
+    status, _, body = await ask(running, "GET", "/readyz")
+    assert (status, error_of(body)["code"]) == (503, "shutting_down")
+    assert (await ask(running, "GET", "/healthz"))[0] == 200
+    answer = await ask(running, "POST", PATH, json={"model": "m", "messages": MESSAGES})
+    assert answer[0] == 200  # whoever has not noticed yet is served
+    hurry.set()
+    async with asyncio.timeout(2):
+        await stopping
+    with pytest.raises(OSError, match="refused|Connect"):
+        await asyncio.open_connection("127.0.0.1", running.port)
+    assert [line for line in caplog.messages if line.startswith("drain_")] == [
+        "drain_start in_flight=0 pre_stop_s=30 drain_s=0",
+        "drain_end cut=0 unsettled=0",
+    ]
+
+
+async def test_after_pre_stop_the_config_s_drain_counts(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with chaos.serve(answers([chunk("Hel")], ends=False)) as up:
+        running = await serve("shutdown: {pre_stop: 0.2, drain: 0.3}\n" + one_upstream(up.url + "/v1"))
+        streaming = asyncio.create_task(stream(running))
+        await until(lambda: pumped(running) == 1)
+
+        started = time.monotonic()
+        await running.proxy.stop()
+
+        assert 0.5 <= time.monotonic() - started < 2.0
+        _, said, ended = await streaming
+    assert b'"shutting_down"' in said
+    assert not ended
+    assert "drain_end cut=1 unsettled=0" in caplog.messages
+
+
 async def test_while_draining_new_calls_are_refused_and_connections_are_closed(serve: Serve) -> None:
     middle = asyncio.Event()
     async with in_two_parts(middle) as up:

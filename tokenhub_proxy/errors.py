@@ -218,6 +218,16 @@ class UpstreamUnavailable(ProxyError):
         self.notes = notes or {}
 
 
+class LoopDetected(UpstreamUnavailable):
+    """502: the request came from this very proxy, through an upstream that points at it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This request came from this proxy itself, whose upstream points at it.", kind="loop"
+        )
+        self.should_retry = False
+
+
 class LedgerUnavailable(ProxyError):
     """503: the books can't be written, so nothing may be spent."""
 

@@ -23,6 +23,7 @@ from tokenhub_proxy.errors import (
     InvalidRequest,
     IpNotAllowed,
     LedgerUnavailable,
+    LoopDetected,
     ProxyError,
     ShuttingDown,
     UpstreamUnavailable,
@@ -74,14 +75,17 @@ class Relay:
         monotonic: Callable[[], float],
         fraction: Callable[[], float],
         request_id: Callable[[float], str],
+        hop: str = "",
     ) -> None:
+        """`hop` is what our own requests to upstreams carry in `Via`; seen here, it is a loop."""
         self.serving = serving
         self.ledger = ledger
         self.limits = limits
         # What each exchange is doing: waiting in its task, being pumped by an Incoming, or (None)
         # ending, which has deadlines of its own.
         self.in_flight: dict[Exchange, asyncio.Task[None] | Incoming | None] = {}
-        self.draining = False
+        self.leaving = False  # told by /readyz, so that balancers go elsewhere; all is served yet
+        self.draining = False  # what is new is refused
         self.dialects = dialects
         self.health = Health()
         self._watch = Watch(monotonic)
@@ -93,6 +97,7 @@ class Relay:
         self.monotonic = monotonic
         self._fraction = fraction
         self._request_id = request_id
+        self._hop = hop
 
     async def handle(self, client: Client, endpoint: Endpoint) -> None:
         """Serve one metered request, tell every refusal to the client, and every end to observers."""
@@ -126,6 +131,8 @@ class Relay:
             raise ShuttingDown
         serving = self.serving
         key = exchange.key = self.identify(client)
+        if self._hop and any(self._hop in via for via in client.headers.getall("Via", ())):
+            raise LoopDetected
         raw = await self._body(exchange, client, serving)
         call = exchange.call = parse(raw, exchange.endpoint, key, client.headers)
         idempotency = idempotency_of(client.headers, exchange.endpoint, raw)

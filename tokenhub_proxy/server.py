@@ -202,7 +202,7 @@ class Application:
         return _json({"status": "ok"})
 
     async def _readyz(self, client: AiohttpClient, path: str) -> Page:
-        if self._relay.draining:
+        if self._relay.leaving or self._relay.draining:
             raise ShuttingDown
         reason = self._relay.ledger.unavailable
         if reason is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import random
 import socket
@@ -31,6 +32,8 @@ from tokenhub_proxy.transports.live import Live
 from tokenhub_proxy.transports.script import Script
 from tokenhub_proxy.wire import Transport
 
+log = logging.getLogger(__name__)
+
 # An Ollama on this machine answers within milliseconds, or is not there.
 OLLAMA = ("127.0.0.1", 11434)
 OLLAMA_S = 0.3
@@ -42,9 +45,7 @@ PURGE_S = 3600.0
 ACCEPT_S = 0.01
 # Who connected before the proxy was told to stop gets so long to send a request, which is served.
 GREET_S = 1.0
-# Streams get so long to end by themselves when the proxy is told to stop.
-DRAIN_S = 30.0
-# And what is cut after that gets so long to be told, settled and written.
+# What is cut when the proxy stops gets so long to be told, settled and written.
 CUT_S = 12.0
 
 
@@ -79,8 +80,8 @@ class _Dialects(dict[str, Dialect]):
 class Transports:
     """The transport of each target: the network, or a script for what is inside the process."""
 
-    def __init__(self, scripted: Mapping[str, Transport]) -> None:
-        self._live = Live()
+    def __init__(self, scripted: Mapping[str, Transport], hop: str = "") -> None:
+        self._live = Live(via=f"1.1 {hop}" if hop else None)
         self._network = FanOut(self._live)
         self._scripted = scripted  # by dialect
 
@@ -102,6 +103,7 @@ def make_relay(
     transport: Callable[[Target], Transport],
     told: Sequence[observers.Observer] = (),
     clock: Callable[[], float] = time.time,
+    hop: str = "",
 ) -> Relay:
     """A relay over an open ledger."""
     return Relay(
@@ -115,6 +117,7 @@ def make_relay(
         monotonic=time.monotonic,
         fraction=random.random,
         request_id=request_id,
+        hop=hop,
     )
 
 
@@ -156,13 +159,28 @@ class Proxy:
         await self.ledger.declare(config.keys, config.accounts, taken)
         self._transports.retain(config)
 
-    async def stop(self, drain_s: float = DRAIN_S, hurry: asyncio.Event | None = None) -> None:
+    async def stop(self, drain_s: float | None = None, hurry: asyncio.Event | None = None) -> None:
         """Drain, then close the books."""
         await self.drain(drain_s, hurry)
         await self.ledger.aclose()
 
-    async def drain(self, drain_s: float = DRAIN_S, hurry: asyncio.Event | None = None) -> None:
-        """Refuse what is new, let streams end, cut the rest, settle everything."""
+    async def drain(self, drain_s: float | None = None, hurry: asyncio.Event | None = None) -> None:
+        """Say that we leave, refuse what is new, let streams end, cut the rest, settle everything.
+
+        `drain_s` is the config's where it is None. `hurry` cuts the waiting short, never the settling.
+        """
+        pre_stop_s, drain_s = self.config.pre_stop_s, self.config.drain_s if drain_s is None else drain_s
+        hurry = hurry or asyncio.Event()
+        self.relay.leaving = True
+        log.info(
+            "drain_start in_flight=%d pre_stop_s=%g drain_s=%g",
+            len(self.relay.in_flight),
+            pre_stop_s,
+            drain_s,
+        )
+        if pre_stop_s:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(hurry.wait(), pre_stop_s)
         if self._keeping is not None:
             self._keeping.cancel()
         self._listener.close()
@@ -172,25 +190,27 @@ class Proxy:
         self.relay.draining = True
         self._server.retire(greeted=True)
         await self._drained(drain_s, hurry)
+        cut = len(self.relay.in_flight)
         self.relay.cut(ShuttingDown)
-        await self._drained(CUT_S, None)
+        await self._drained(CUT_S, asyncio.Event())
         await self._server.shutdown(0.1)
         await self._listener.wait_closed()
         await self._transports.aclose()
+        log.info("drain_end cut=%d unsettled=%d", cut, len(self.relay.in_flight))
 
-    async def _greeted(self, hurry: asyncio.Event | None) -> None:
+    async def _greeted(self, hurry: asyncio.Event) -> None:
         """Let those who had just connected say what they came for: their requests are on the way."""
         deadline = time.monotonic() + GREET_S
         while self._server.expecting and time.monotonic() < deadline:
-            if hurry is not None and hurry.is_set():
+            if hurry.is_set():
                 return
             await asyncio.sleep(0.005)
 
-    async def _drained(self, limit_s: float, hurry: asyncio.Event | None) -> None:
+    async def _drained(self, limit_s: float, hurry: asyncio.Event) -> None:
         """Wait until nothing is in flight; a hurried stop waits no longer."""
         deadline = time.monotonic() + limit_s
         while self.relay.in_flight and time.monotonic() < deadline:
-            if hurry is not None and hurry.is_set():
+            if hurry.is_set():
                 return
             await asyncio.sleep(0.02)
 
@@ -213,7 +233,8 @@ async def start(
     )
     try:
         await ledger.declare(config.keys, config.accounts)
-        transports = Transports({"demo": Script(Demo(demo_pause_s).answer)})
+        hop = f"tokenhub-proxy-{os.urandom(8).hex()}"  # of this run, and of nothing else
+        transports = Transports({"demo": Script(Demo(demo_pause_s).answer)}, hop)
         counters = observers.Counters()
         line = observers.log_to(log, config.log_format) if log is not None else None
         relay = make_relay(
@@ -222,6 +243,7 @@ async def start(
             transport=transports,
             told=[counters, observers.trouble, *([line] if line is not None else []), *told],
             clock=clock,
+            hop=hop,
         )
         application = Application(
             relay,

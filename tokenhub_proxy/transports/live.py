@@ -45,8 +45,10 @@ class Live:
     reader of the events knows.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, via: str | None = None) -> None:
+        """`via` is what every request says in its `Via`, so that the proxy knows itself again."""
         self._clock = clock
+        self._via = via
         self._pools: dict[str, Pool] = {}  # by the upstream's name
         self._in_flight: set[LiveIncoming] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -87,7 +89,7 @@ class Live:
         if pool is None or pool.origin != origin:
             if pool is not None:
                 pool.close()
-            pool = self._pools[upstream.name] = Pool(upstream, origin, self._clock)
+            pool = self._pools[upstream.name] = Pool(upstream, origin, self._clock, self._via)
         pool.upstream = upstream  # its limits and timeouts may be new
         return pool
 

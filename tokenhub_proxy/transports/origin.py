@@ -81,10 +81,11 @@ def _proxy(upstream: Upstream) -> Proxy:
 class Heads:
     """Builds request heads for one origin; what doesn't change from call to call is kept."""
 
-    __slots__ = ("_kept", "_origin")
+    __slots__ = ("_defaults", "_kept", "_origin")
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, via: str | None = None) -> None:
         self._origin = origin
+        self._defaults = (("Host", origin.authority), *_DEFAULTS, *((("Via", via),) if via else ()))
         self._kept: dict[tuple[str, str, tuple[tuple[str, str], ...]], bytes] = {}
 
     def of(self, outgoing: Outgoing) -> bytes:
@@ -110,8 +111,7 @@ class Heads:
         headers = {name.lower(): (name, value) for name, value in outgoing.headers}
         # Dialects give each header once; a second one of a name would be dropped unseen.
         sound = len(headers) == len(outgoing.headers) and not headers.keys() & _OURS
-        defaults = (("Host", origin.authority), *_DEFAULTS)
-        lines = [(name, value) for name, value in defaults if name.lower() not in headers]
+        lines = [(name, value) for name, value in self._defaults if name.lower() not in headers]
         if origin.proxy is not None and origin.proxy.authorization and origin.scheme == "http":
             lines.append(("Proxy-Authorization", origin.proxy.authorization))
         lines += outgoing.headers

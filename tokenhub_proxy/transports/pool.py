@@ -32,10 +32,12 @@ class Pool:
         "upstream",
     )
 
-    def __init__(self, upstream: Upstream, origin: Origin, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, upstream: Upstream, origin: Origin, clock: Callable[[], float], via: str | None = None
+    ) -> None:
         self.upstream = upstream
         self.origin = origin
-        self.heads = Heads(origin)
+        self.heads = Heads(origin, via)
         self.in_flight = 0
         self._clock = clock
         self._closed = False
