@@ -43,31 +43,41 @@ class Hop:
         self._target = target
         self._requests = requests
         self._answers = answers
-        self._writers: set[asyncio.StreamWriter] = set()
-        self.lines: set[asyncio.Task[None]] = set()
+        self._ends: set[asyncio.StreamWriter] = set()
+        self._lines: set[asyncio.Task[None]] = set()
         self.connections = 0
         self.passed = 0
         self.port = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until both its ways have ended."""
-        task = asyncio.current_task()
-        assert task is not None
-        self.lines.add(task)
+        line = asyncio.current_task()
+        assert line is not None
+        self._lines.add(line)
         self.connections += 1
         ends = [writer]
+        self._ends.add(writer)
         try:
             there, beyond = await asyncio.open_connection("127.0.0.1", self._target)
             ends.append(beyond)
-            async with asyncio.TaskGroup() as ways:
-                ways.create_task(self._carry(reader, beyond, self._requests, ends))
-                ways.create_task(self._carry(there, writer, self._answers, ends))
+            self._ends.add(beyond)
+            await asyncio.gather(
+                self._carry(reader, beyond, self._requests, ends),
+                self._carry(there, writer, self._answers, ends),
+            )
         except OSError:
             pass  # nobody listens behind us
         finally:
             for end in ends:
                 end.close()
-            self.lines.discard(task)
+            self._ends.difference_update(ends)
+            self._lines.discard(line)
+
+    async def aclose(self) -> None:
+        """End all connections at once."""
+        _reset(list(self._ends))
+        if self._lines:
+            await asyncio.wait(list(self._lines))
 
     async def _carry(
         self,
@@ -144,8 +154,5 @@ async def hop(target: int, *, requests: Way = PLAIN, answers: Way = PLAIN) -> As
         yield found
     finally:
         server.close()
-        for line in list(found.lines):
-            line.cancel()
-        if found.lines:
-            await asyncio.wait(list(found.lines))
+        await found.aclose()
         await server.wait_closed()

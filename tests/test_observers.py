@@ -193,6 +193,8 @@ def test_the_counters_add_up() -> None:
         'tokenhub_spend_usd_total{model="m",upstream="up"} 0.000008',
         "# TYPE tokenhub_in_flight gauge",
         "tokenhub_in_flight 3",
+        "# TYPE tokenhub_unsettled gauge",
+        "tokenhub_unsettled 0",
     ]
 
 

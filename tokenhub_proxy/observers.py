@@ -153,7 +153,7 @@ class Counters:
             self.tokens[model, exchange.upstream, "output"] += exchange.usage.output
             self.spend_nanos[model, exchange.upstream] += exchange.charge
 
-    def render(self, in_flight: int) -> str:
+    def render(self, in_flight: int, unsettled: int = 0) -> str:
         """The Prometheus text format."""
         lines = ["# TYPE tokenhub_requests_total counter"]
         for (model, upstream, status, code), count in sorted(self.requests.items()):
@@ -166,7 +166,8 @@ class Counters:
         for (model, upstream), nanos in sorted(self.spend_nanos.items()):
             labels = _labels(model=model, upstream=upstream)
             lines.append(f"tokenhub_spend_usd_total{labels} {format_usd(nanos)}")
-        lines += ["# TYPE tokenhub_in_flight gauge", f"tokenhub_in_flight {in_flight}", ""]
+        lines += ["# TYPE tokenhub_in_flight gauge", f"tokenhub_in_flight {in_flight}"]
+        lines += ["# TYPE tokenhub_unsettled gauge", f"tokenhub_unsettled {unsettled}", ""]
         return "\n".join(lines)
 
 

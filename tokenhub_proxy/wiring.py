@@ -249,7 +249,7 @@ async def start(
             relay,
             cors_origins=config.cors_origins,
             request_id=lambda: request_id(clock()),
-            render_metrics=lambda: counters.render(len(relay.in_flight)),
+            render_metrics=lambda: counters.render(len(relay.in_flight), ledger.unsettled),
             started_at=clock(),
         )
         server, listener = await listen(application, config.listen_host, config.listen_port, inherited)

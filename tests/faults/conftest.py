@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 
 from tests.conftest import Serve
@@ -9,5 +11,7 @@ from tests.faults.scene import Scene
 
 
 @pytest.fixture
-def scene(serve: Serve, caplog: pytest.LogCaptureFixture) -> Scene:
-    return Scene(serve, caplog)
+async def scene(serve: Serve, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Scene]:
+    scene = Scene(serve, caplog)
+    yield scene
+    await scene.aclose()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import io
+import logging
 import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -223,7 +224,9 @@ class Scene:
     def __init__(self, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
         self._serve = serve
         self._caplog = caplog
+        caplog.set_level(logging.INFO, "tokenhub_proxy")
         self._log = io.StringIO()
+        self._asking: list[asyncio.Task[bytes]] = []
         self.seen: list[Seen] = []
         self.running: Running
 
@@ -257,6 +260,18 @@ class Scene:
         """How many lines it will make: what is no call of a metered route makes none."""
         return int(re.match(rb"POST /v1/(chat/completions|embeddings) ", payload) is not None)
 
+    def asking(self, payload: bytes, port: int | None = None) -> asyncio.Task[bytes]:
+        """Begin to send these bytes; what is answered is the result, if somebody waits for it."""
+        asking = asyncio.get_running_loop().create_task(say(port or self.running.port, payload))
+        self._asking.append(asking)
+        return asking
+
+    async def aclose(self) -> None:
+        """Let go of what a test that failed did not wait for."""
+        for asking in self._asking:
+            asking.cancel()
+        await asyncio.gather(*self._asking, return_exceptions=True)
+
     async def saw(
         self,
         client: str,
@@ -273,6 +288,10 @@ class Scene:
         billing = await self.billing(line)
         self.seen.append(Seen(client, headers or {}, billing, line))
         return self.seen[-1]
+
+    def note(self, client: str, billing: str) -> None:
+        """What a test has found out by itself, of a process that has no line for it."""
+        self.seen.append(Seen(client, {}, billing, None))
 
     async def billing(self, line: Mapping[str, Any] | None) -> str:
         """How the books say that a call was paid, which is what its line says."""
@@ -316,7 +335,7 @@ class Scene:
             for member, expected in row.log.items():
                 assert _like(seen.line.get(member), expected), (member, seen.line)
         for event in row.events:
-            assert event in self.events
+            assert event in self.events, self.events
 
 
 def _like(found: object, expected: object) -> bool:

@@ -69,6 +69,12 @@ class Committer:
         """Whether nothing is on its way to the file."""
         return not self._arrived and self._busy is None and self._doubted is None
 
+    @property
+    def unsettled(self) -> int:
+        """How many endings are not durable yet."""
+        batches = [batch.changes for batch in (self._busy, self._doubted) if batch is not None]
+        return sum(type(change) is Ended for changes in (*batches, self._arrived) for change in changes)
+
     def _hand_over(self) -> None:
         self._scheduled = False
         if self._busy is not None:
@@ -228,7 +234,10 @@ class Committer:
         batches = [batch.changes for batch in (busy, self._doubted) if batch is not None]
         for changes in (*batches, self._arrived):
             for change in changes:
-                if isinstance(change, Ended) and now - change.taken_at >= ENDING_WAIT_S:
+                if not isinstance(change, Ended) or now - change.taken_at < ENDING_WAIT_S:
+                    continue
+                if not change.waiter.done():
+                    log.error("settle_deferred request=%s", change.placed.hold.request_id)
                     _refuse(change.waiter, refusal)
         if not self.quiet:
             self._watch = self._loop.call_later(WATCH_S, self._look)

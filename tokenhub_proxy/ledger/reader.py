@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from tokenhub_proxy.ledger.writer import Writer
 
 if TYPE_CHECKING:
     import aiosqlite
+
+log = logging.getLogger(__name__)
 
 Query = tuple[str, Sequence[Any]]
 Rows = list[tuple[Any, ...]]
@@ -61,6 +64,7 @@ class FileReader:
                 await connection.close()
         except sqlite3.Error as error:
             if error_name(error) == "SQLITE_INTERRUPT":
+                log.warning("slow_query cut_after_s=%g", deadline_s)
                 raise LedgerUnavailable(f"the report took longer than {deadline_s:g} s") from error
             raise LedgerUnavailable(error_name(error)) from error
 

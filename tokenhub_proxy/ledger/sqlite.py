@@ -148,6 +148,11 @@ class SqliteLedger:
         return self._books.remembered(key_id, idempotency_key)
 
     @property
+    def unsettled(self) -> int:
+        """How many calls have ended whose ending is not durable yet."""
+        return self._committer.unsettled
+
+    @property
     def unavailable(self) -> str | None:
         return "closed" if self._closed else self._committer.failure
 
