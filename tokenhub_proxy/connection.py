@@ -146,6 +146,11 @@ class HttpClient:
     # --- the answer
 
     @property
+    def answered(self) -> bool:
+        """What the answer will be is known."""
+        return self._status > 0
+
+    @property
     def paused(self) -> bool:
         return self.socket.writing_paused
 

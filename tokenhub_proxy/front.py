@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
 
 from tokenhub_proxy import heads, sockets
 from tokenhub_proxy.connection import HttpClient
@@ -24,37 +23,19 @@ Lines = Mapping[bytes, tuple[str, str]]  # request lines, CRLF and all, with the
 class FrontClient(HttpClient):
     """One request of a front's connection, and its answer."""
 
-    __slots__ = ("_connection", "_more", "_pieces")
+    __slots__ = ()
 
-    def __init__(self, connection: FrontConnection, *request: Any) -> None:
-        super().__init__(connection.socket, *request)
-        self._connection = connection
-        self._pieces: list[bytes] = []
-        self._more: asyncio.Future[None] | None = None
-
-    def feed(self, data: bytes) -> None:
-        """The next piece of the body; nobody wants it once there is an answer."""
-        if not self._status:
-            self._pieces.append(data)
-            if self._more is not None and not self._more.done():
-                self._more.set_result(None)
+    socket: FrontConnection
 
     def _whole(self, bytes_max: int) -> bytes | None:
         # That it fits was seen by its declared length.
-        return None if self._connection.missing else self._taken()
+        return None if self.socket.missing else self.socket.taken()
 
     async def _piece(self) -> bytes:
-        if not self._pieces and self._connection.missing:
-            self._more = asyncio.get_running_loop().create_future()
-            await self._more
-        return self._taken()
-
-    def _taken(self) -> bytes:
-        pieces, self._pieces = self._pieces, []
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return await self.socket.piece()
 
 
-class FrontConnection(asyncio.Protocol):
+class FrontConnection(Socket, asyncio.Protocol):
     """One connection, request after request, up to the first that is aiohttp's: it gets all that follows.
 
     A request is ours when `heads.read` takes its head. Its body is counted, and what comes behind it
@@ -64,13 +45,12 @@ class FrontConnection(asyncio.Protocol):
     __slots__ = (
         "_ahead",
         "_front",
-        "_loop",
+        "_more",
+        "_pieces",
         "_reading",
         "_served",
-        "client",
         "due_s",
         "missing",
-        "socket",
         "task",
     )
 
@@ -78,32 +58,33 @@ class FrontConnection(asyncio.Protocol):
         self._front = front
         self._loop = loop
         self._ahead = b""  # half a head, or what came behind the request at hand
+        self._pieces: list[bytes] = []  # of the body, until it is asked for
+        self._more: asyncio.Future[None] | None = None
+        self.missing = 0  # bytes of the body that have not come
         self._served = False
         self._reading = True
-        self.client: FrontClient | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.missing = 0  # bytes of the body that have not come
         self.due_s = NEVER  # closed by then, whatever has come
-
-    @property
-    def transport(self) -> asyncio.Transport:
-        """The socket's."""
-        return self.socket.transport
+        self.task: asyncio.Task[None] | None = None
 
     def cut(self) -> None:
         """Close at once, whatever was not taken."""
         self.transport.abort()
 
-    def retire(self) -> None:
-        """Serve the request at hand, if there is one, and no other."""
-        self.socket.retiring = True
-        if self.client is None:
+    def retire(self, *, greeted: bool) -> None:
+        """Serve the request at hand, if there is one, and no other; unless `greeted`, a first one too."""
+        self.retiring = True
+        if self.client is None and (greeted or self._served):
             self.transport.close()
 
-    # --- what the event loop calls
+    @property
+    def expecting(self) -> bool:
+        """True until the first request has come: who has connected is about to send it."""
+        return not self._served
+
+    # --- what the event loop calls; writing is paused and resumed by `Socket`
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.socket = Socket(transport, self._loop)
+        Socket.__init__(self, transport, self._loop)
         # Who connects has something to say; only between requests is silence usual.
         self.due_s = self._loop.time() + sockets.HEAD_S
         self._front.add(self)
@@ -119,15 +100,9 @@ class FrontConnection(asyncio.Protocol):
                 self._reading = False
                 self.transport.pause_reading()
 
-    def pause_writing(self) -> None:
-        self.socket.pause_writing()
-
-    def resume_writing(self) -> None:
-        self.socket.resume_writing()
-
     def connection_lost(self, exc: Exception | None) -> None:
         self._front.remove(self)
-        self.socket.resume_writing()
+        self.resume_writing()
         if self.task is not None:
             self.task.cancel()  # a client that leaves cancels its call
 
@@ -148,15 +123,17 @@ class FrontConnection(asyncio.Protocol):
             self._ahead = data
 
     def _serve(self, head: Head, data: bytes) -> None:
-        self._ahead = data[head.length :]
-        if self._ahead:
-            data = data[: head.length]
-        self.missing = head.length - len(data)
+        length = head.length
+        self.missing = missing = length - len(data)
+        if missing < 0:
+            self.missing = 0
+            self._ahead = data[length:]
+            data = data[:length]
+        else:
+            self._ahead = b""
+        self._pieces.append(data)
         method, path = self._front.lines[head.line]
-        client = FrontClient(self, method, path, head.headers, head.length, head.keep_alive)
-        if data:
-            client.feed(data)
-        self.client = client
+        client = FrontClient(self, method, path, head, length, head.keep_alive)
         self.due_s = NEVER
         self._served = True
         self.task = self._loop.create_task(self._answer(client))
@@ -166,23 +143,43 @@ class FrontConnection(asyncio.Protocol):
             self._ahead = data[self.missing :]
             data = data[: self.missing]
         self.missing -= len(data)
-        if self.client is not None:
-            self.client.feed(data)
-        elif not self.missing:
-            self._next()
+        if self.client is None:
+            if not self.missing:
+                self._next()
+        elif not self.client.answered:  # else nobody will ask for it
+            self._pieces.append(data)
+            if self._more is not None and not self._more.done():
+                self._more.set_result(None)
+
+    def taken(self) -> bytes:
+        """What has come of the body and was not taken yet."""
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        return data
+
+    async def piece(self) -> bytes:
+        """The next bytes of the body; none at its end."""
+        data = self.taken()
+        if not data and self.missing:
+            self._more = self._loop.create_future()
+            await self._more
+            data = self.taken()
+        return data
 
     async def _answer(self, client: FrontClient) -> None:
         try:
             await self._front.serve(client)
         finally:
-            self.client = None
             self.task = None
             client.leave()
+            self._pieces.clear()
             if not self.transport.is_closing():
                 self._answered(client)
 
     def _answered(self, client: FrontClient) -> None:
-        self.socket.retiring = self.socket.retiring or not client.keep_alive
+        if not client.keep_alive:
+            self.retiring = True
         if self.missing:
             # The rest of a refused body is thrown away unread, so that the client sees the answer.
             self.due_s = self._loop.time() + sockets.LINGER_S
@@ -191,7 +188,7 @@ class FrontConnection(asyncio.Protocol):
 
     def _next(self) -> None:
         """The request is all over; what came behind it is the next."""
-        if self.socket.retiring:
+        if self.retiring:
             self.transport.close()
             return
         self.due_s = self._loop.time() + sockets.KEEP_ALIVE_S
@@ -210,6 +207,7 @@ class FrontConnection(asyncio.Protocol):
             connection.head_s = max(0.0, self.due_s - self._loop.time())
         self.transport.set_protocol(connection)
         connection.connection_made(self.transport)
+        connection.socket.retiring = self.retiring
         connection.data_received(data)
 
 
@@ -255,14 +253,22 @@ class Front:
         if self._sweeping:
             self._loop.call_later(SWEEP_S, self._sweep)
 
-    def retire(self) -> None:
-        """Close what is idle, and every other connection after the answer it is giving."""
+    def retire(self, *, greeted: bool = False) -> None:
+        """Close what is idle, and every other connection after the answer it is giving.
+
+        Unless they were `greeted`, connections whose first request is on its way are not idle.
+        """
         for connection in self.connections:
-            connection.retire()
+            connection.retire(greeted=greeted)
+
+    @property
+    def expecting(self) -> bool:
+        """True while a connection's first request is on its way."""
+        return any(connection.expecting for connection in self.connections)
 
     async def shutdown(self, timeout: float) -> None:  # noqa: ASYNC109 - as aiohttp's has it
         """Close every connection; what a client has not taken after so many seconds is thrown away."""
-        self.retire()
+        self.retire(greeted=True)
         own = list(self._own)
         tasks = [task for task in (one.task for one in own) if task is not None]
         if tasks:

@@ -1,41 +1,18 @@
-"""The head of a request that is written as nearly all are: one line that is known, each field once."""
+"""The head of a request that is written as nearly all are: a line that is known, each field once."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Container, Iterable, Sequence
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-# Official SDKs send a dozen fields in under a kilobyte. aiohttp takes as much in a single field.
+# aiohttp takes as much in a single field; official SDKs send a dozen fields in under a kilobyte.
 HEAD_BYTES_MAX = 8190
 FIELDS_MAX = 100
-_END = b"\r\n\r\n"
-_KEEP_ALIVE = {b"keep-alive": True, b"close": False}
-# A body that is not so many bytes, and bytes behind it that are no request.
-_UNUSUAL = frozenset({b"transfer-encoding", b"upgrade"})
-
-
-class Headers:
-    """The fields of a head, each of which came once; names in any case."""
-
-    __slots__ = ("_fields",)
-
-    def __init__(self, fields: dict[bytes, bytes]) -> None:
-        """`fields` has its names in lower case."""
-        self._fields = fields
-
-    def get(self, name: str, default: str | None = None, /) -> str | None:
-        value = self._fields.get(_SPELLED[name])
-        return default if value is None else value.decode("ascii")
-
-    def getall(self, name: str, default: Sequence[str] = (), /) -> Sequence[str]:
-        value = self._fields.get(_SPELLED[name])
-        return default if value is None else (value.decode("ascii"),)
 
 
 class _Spelled(dict[str, bytes]):
-    """Names as the fields have them; as many as our own code asks for."""
+    """Names as a head has them; as many as our own code asks for."""
 
     def __missing__(self, name: str) -> bytes:
         self[name] = name.lower().encode("ascii")
@@ -45,26 +22,37 @@ class _Spelled(dict[str, bytes]):
 _SPELLED = _Spelled()
 
 
-class Head(NamedTuple):
-    """A request but for its body: `length` bytes that follow the head."""
+class Head:
+    """A request but for its body of `length` bytes. Its fields are asked for by names in any case."""
 
-    line: bytes
-    headers: Headers
-    length: int
-    keep_alive: bool
+    __slots__ = ("_fields", "keep_alive", "length", "line")
+
+    def __init__(self, line: bytes, fields: dict[bytes, bytes], length: int, keep_alive: bool) -> None:
+        """`fields` has its names in lower case; `line` is the request line with its CRLF."""
+        self.line = line
+        self._fields = fields
+        self.length = length
+        self.keep_alive = keep_alive
+
+    def get(self, name: str, default: str | None = None, /) -> str | None:
+        """The value of a field."""
+        value = self._fields.get(_SPELLED[name])
+        return default if value is None else value.decode("ascii")
+
+    def getall(self, name: str, default: Sequence[str] = (), /) -> Sequence[str]:
+        """The values of a field, of which there is one."""
+        value = self._fields.get(_SPELLED[name])
+        return default if value is None else (value.decode("ascii"),)
 
 
-class _Reader:
-    """What the parser is given: it writes the fields straight into a dict, without a call of ours."""
+class _Fields:
+    """What the parser is given: it writes into a dict itself, C calls C."""
 
     __slots__ = ("on_header",)
 
 
-def begins(data: bytes, lines: Collection[bytes]) -> bool:
-    """True when these first bytes of a request can become a head that `read` takes.
-
-    `lines` are request lines with the CRLF at their end.
-    """
+def begins(data: bytes, lines: Iterable[bytes]) -> bool:
+    """True when these first bytes of a request can become a head that `read` takes."""
     if len(data) > HEAD_BYTES_MAX:
         return False
     return any(line.startswith(data) or data.startswith(line) for line in lines)
@@ -72,30 +60,41 @@ def begins(data: bytes, lines: Collection[bytes]) -> bool:
 
 def end_of(data: bytes) -> int:
     """Where the head ends that these bytes begin with; 0 when it is not all there."""
-    return data.find(_END) + len(_END) if _END in data else 0
+    end = data.find(b"\r\n\r\n")
+    return end + 4 if end >= 0 else 0
 
 
-def read(head: bytes, lines: Collection[bytes]) -> Head | None:
-    """A whole head, up to and with its empty line; None for what is not written in the usual way.
+def read(head: bytes, lines: Container[bytes]) -> Head | None:
+    """A whole head, its empty line included; None for what is not written in the usual way.
 
     That may be good HTTP or bad: another parser decides, so that there is one verdict.
     """
-    line, count = head[: head.find(b"\r\n") + 2], head.count(b"\r\n") - 2
-    if line not in lines or len(head) > HEAD_BYTES_MAX or count > FIELDS_MAX or not head.isascii():
+    line = head[: head.find(b"\r\n") + 2]
+    if line not in lines or len(head) > HEAD_BYTES_MAX or not head.isascii():
         return None
     found: dict[bytes, bytes] = {}
-    reader = _Reader()
-    reader.on_header = found.__setitem__  # type: ignore[attr-defined]
+    sink = _Fields()
+    sink.on_header = found.__setitem__  # type: ignore[attr-defined]
     try:
-        HttpRequestParser(reader).feed_data(head)
+        HttpRequestParser(sink).feed_data(head)
     except (HttpParserError, HttpParserUpgrade):
         return None
     fields = {name.lower(): value for name, value in found.items()}
-    # A field that came twice, or on two lines, leaves fewer names than lines.
-    if len(fields) != count or b"host" not in fields or not _UNUSUAL.isdisjoint(fields):
+    count = len(fields)
+    # A field that came twice, or went on in a second line, leaves fewer names than lines.
+    if count != head.count(b"\r\n") - 2 or count > FIELDS_MAX or b"host" not in fields:
         return None
-    keep_alive = _KEEP_ALIVE.get(fields.get(b"connection", b"keep-alive").lower())
+    # The parser leaves space behind a value where it is.
+    if b" \r\n" in head or b"\t\r\n" in head:
+        return None
+    # A body that is not so many bytes; and bytes behind it that are no request.
+    if b"transfer-encoding" in fields or b"upgrade" in fields:
+        return None
+    keep_alive = True
+    if b"connection" in fields:
+        connection = fields[b"connection"].lower()
+        keep_alive = connection == b"keep-alive"
+        if not keep_alive and connection != b"close":
+            return None
     length = fields.get(b"content-length", b"0")
-    if keep_alive is None or not length.isdigit():
-        return None
-    return Head(line, Headers(fields), int(length), keep_alive)
+    return Head(line, fields, int(length), keep_alive) if length.isdigit() else None
