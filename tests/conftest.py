@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.upstream import FakeUpstream
-from tokenhub_proxy import config, wiring
+from tokenhub_proxy import config, server, wiring
 from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.ledger import LedgerRefused
 
@@ -76,6 +76,14 @@ async def differences(path: Path) -> Sequence[str]:
         return await ledger.verify()
     finally:
         await ledger.aclose()
+
+
+@pytest.fixture(params=["lean", "aiohttp"])
+def front(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who serves plain calls: the lean front, or aiohttp, as it does on a connection handed over."""
+    if request.param == "aiohttp":
+        monkeypatch.setattr(server, "PLAIN", ())
+    return str(request.param)
 
 
 @pytest.fixture

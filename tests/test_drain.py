@@ -25,6 +25,9 @@ from tokenhub_proxy.config import Config
 from tokenhub_proxy.errors import InvalidRequest
 from tokenhub_proxy.keys import Scope
 
+# Whoever serves a call, the verdicts are the same.
+pytestmark = pytest.mark.usefixtures("front")
+
 
 async def books(running: Running) -> tuple[list[str], int, list[str]]:
     """After the end: what does not add up, what is still held, and how each call ended."""

@@ -108,6 +108,7 @@ async def healthy(port: int, until: asyncio.Task[Any], pause_s: float) -> list[f
     return sorted(took)
 
 
+@pytest.mark.usefixtures("front")
 async def test_sixty_slow_clients_are_closed_in_time_and_nobody_waits_for_them(
     serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,9 @@ STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 # Far below the 30 s that a body may take: a refusal does not wait for what can't come.
 ANSWER_S = 10.0
 
+# Whoever serves a call, the verdicts are the same.
+pytestmark = pytest.mark.usefixtures("front")
+
 
 async def say(port: int, pieces: list[bytes]) -> bytes:
     """What is answered to these pieces until the connection closes."""

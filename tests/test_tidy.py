@@ -55,6 +55,8 @@ FLOORS: dict[str, int] = {
     "control": 3,
     "dashboard.*": 3,
     "explain": 3,
+    "front": 3,
+    "heads": 3,
     "server": 3,
     "sockets": 3,
     # doors; wiring alone chooses implementations

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from tokenhub_proxy import keys
 from tokenhub_proxy.calls import Endpoint
-from tokenhub_proxy.connection import AiohttpClient, answer, answer_error
+from tokenhub_proxy.connection import HttpClient, answer, answer_error
 from tokenhub_proxy.errors import (
     InternalError,
     InvalidRequest,
@@ -28,16 +28,20 @@ from tokenhub_proxy.errors import (
     ShuttingDown,
     shown,
 )
+from tokenhub_proxy.front import Front
 from tokenhub_proxy.keys import Key
 from tokenhub_proxy.prices import format_usd, format_usd_per_token
 from tokenhub_proxy.receipts import receipt_json, timestamp
 from tokenhub_proxy.relay import Relay
 from tokenhub_proxy.routes import Route
-from tokenhub_proxy.sockets import Server
+from tokenhub_proxy.sockets import AiohttpClient, Server
+from tokenhub_proxy.wire import RequestHeaders
 
 log = logging.getLogger(__name__)
 
 METERED: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/embeddings": "embeddings"}
+# What most requests are: served without aiohttp, where they are written in the usual way.
+PLAIN = (*(("POST", path) for path in METERED), ("GET", "/v1/models"), ("GET", "/healthz"))
 # What a browser's script may read of an answer.
 EXPOSED = (
     "x-request-id, retry-after, x-should-retry, x-tokenhub-cost-usd, x-tokenhub-dropped, "
@@ -57,7 +61,7 @@ class Page:
     content_type: str = "application/json"
 
 
-Handler = Callable[[AiohttpClient, str], Awaitable[Page]]
+Handler = Callable[[HttpClient, str], Awaitable[Page]]
 
 
 class Application:
@@ -99,36 +103,42 @@ class Application:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Serve one request of an aiohttp connection."""
-        client = AiohttpClient(request, self._cors(request))
-        path = request.raw_path.partition("?")[0]
-        endpoint = METERED.get(path)
+        client = AiohttpClient(request)
         try:
             client.check()
         except InvalidRequest as error:
+            client.extra_headers = self._cors(client)
             await answer_error(client, error, self.request_id())
-            return client.written()
+        else:
+            await self.serve(client)
+        return client.written()
+
+    async def serve(self, client: HttpClient) -> None:
+        """Answer one request, whichever connection it came on."""
+        if client.headers.get("Origin") is not None:
+            client.extra_headers = self._cors(client)
+        endpoint = METERED.get(client.path) if client.method == "POST" else None
         try:
-            if endpoint is not None and request.method == "POST":
+            if endpoint is not None:
                 await self._relay.handle(client, endpoint)
             else:
-                await self._plain(client, request, path)
+                await self._plain(client)
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception:
             # The relay has told the client already; the others are told here.
-            log.exception("unexpected error in %s %s", request.method, shown(path))
+            log.exception("unexpected error in %s %s", client.method, shown(client.path))
             if not client.begun:
                 await answer_error(client, InternalError(), self.request_id())
-        return client.written()
 
-    async def _plain(self, client: AiohttpClient, request: web.BaseRequest, path: str) -> None:
+    async def _plain(self, client: HttpClient) -> None:
         id = self.request_id()
         try:
-            if request.method == "OPTIONS":
-                await answer(client, 204, {"x-request-id": id, **self._preflight(request)}, b"")
+            if client.method == "OPTIONS":
+                await answer(client, 204, {"x-request-id": id, **self._preflight(client.headers)}, b"")
                 return
-            handler = self._find(request.method, path)
-            page = await handler(client, path)
+            handler = self._find(client.method, client.path)
+            page = await handler(client, client.path)
         except ProxyError as error:
             await answer_error(client, error, id)
             return
@@ -150,8 +160,8 @@ class Application:
 
     # --- browsers
 
-    def _cors(self, request: web.BaseRequest) -> Mapping[str, str]:
-        origin = request.headers.get("Origin")
+    def _cors(self, client: HttpClient) -> Mapping[str, str]:
+        origin = client.headers.get("Origin")
         if origin is None or not self.cors_origins:
             return {}
         if "*" in self.cors_origins:
@@ -164,10 +174,10 @@ class Application:
             "vary": "Origin",
         }
 
-    def _preflight(self, request: web.BaseRequest) -> Mapping[str, str]:
-        asked = request.headers.get("Access-Control-Request-Headers", "")
+    def _preflight(self, headers: RequestHeaders) -> Mapping[str, str]:
+        asked = headers.get("Access-Control-Request-Headers") or ""
         found = {"allow": "GET, POST, OPTIONS"}
-        if "Origin" in request.headers:
+        if headers.get("Origin") is not None:
             found["access-control-allow-methods"] = "GET, POST, OPTIONS"
             found["access-control-max-age"] = "86400"
             if _HEADER_NAMES.fullmatch(asked):
@@ -176,21 +186,21 @@ class Application:
 
     # --- the routes
 
-    async def _models(self, client: AiohttpClient, path: str) -> Page:
+    async def _models(self, client: HttpClient, path: str) -> Page:
         key = self._relay.identify(client)
         visible = self._relay.serving.routes.visible(key.scope)
         data = [model_object(route, self._created) for route in visible.values()]
         return _json({"object": "list", "data": data})
 
-    async def _model(self, client: AiohttpClient, path: str) -> Page:
+    async def _model(self, client: HttpClient, path: str) -> Page:
         key = self._relay.identify(client)
         route = self._relay.serving.routes.find(unquote(path.removeprefix("/v1/models/")), key.scope)
         return _json(model_object(route, self._created))
 
-    async def _key(self, client: AiohttpClient, path: str) -> Page:
+    async def _key(self, client: HttpClient, path: str) -> Page:
         return _json(key_object(self._relay.identify(client), self._relay))
 
-    async def _receipt(self, client: AiohttpClient, path: str) -> Page:
+    async def _receipt(self, client: HttpClient, path: str) -> Page:
         key = self._relay.identify(client)
         id = path.removeprefix("/v1/receipts/")
         receipt = await self._relay.ledger.receipt(id)
@@ -198,10 +208,10 @@ class Application:
             raise NotFound(f"There is no receipt {shown(id)}.")
         return Page(receipt_json(receipt))
 
-    async def _healthz(self, client: AiohttpClient, path: str) -> Page:
+    async def _healthz(self, client: HttpClient, path: str) -> Page:
         return _json({"status": "ok"})
 
-    async def _readyz(self, client: AiohttpClient, path: str) -> Page:
+    async def _readyz(self, client: HttpClient, path: str) -> Page:
         if self._relay.leaving or self._relay.draining:
             raise ShuttingDown
         reason = self._relay.ledger.unavailable
@@ -209,10 +219,10 @@ class Application:
             raise LedgerUnavailable(reason)
         return _json({"status": "ok"})
 
-    async def _metrics(self, client: AiohttpClient, path: str) -> Page:
+    async def _metrics(self, client: HttpClient, path: str) -> Page:
         return Page(self._render_metrics().encode(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
-    async def _openapi(self, client: AiohttpClient, path: str) -> Page:
+    async def _openapi(self, client: HttpClient, path: str) -> Page:
         return self._description
 
 
@@ -271,10 +281,11 @@ def key_object(key: Key, relay: Relay) -> dict[str, Any]:
 
 async def listen(
     application: Application, host: str, port: int, inherited: socket.socket | None = None
-) -> tuple[Server, asyncio.Server]:
+) -> tuple[Front, asyncio.Server]:
     """Accept connections; port 0 picks a free one. A socket that listens already is used in its place."""
-    server = Server(application.handle, application.request_id)
+    lines = {f"{method} {path} HTTP/1.1\r\n".encode(): (method, path) for method, path in PLAIN}
+    front = Front(application.serve, lines, Server(application.handle, application.request_id))
     where: dict[str, Any] = {"host": host, "port": port} if inherited is None else {"sock": inherited}
     # A burst of clients at once waits in the kernel rather than being refused.
-    listener = await asyncio.get_running_loop().create_server(server, **where, backlog=2048)
-    return server, listener
+    listener = await asyncio.get_running_loop().create_server(front, **where, backlog=2048)
+    return front, listener

@@ -1,18 +1,17 @@
-"""The server's sockets: aiohttp's connections, with the deadlines and the strictness they lack."""
+"""aiohttp's connections, with the deadlines and the strictness they lack, and the clients on them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 from aiohttp import http_parser, web
 from aiohttp.web_protocol import _ErrInfo
 
+from tokenhub_proxy.connection import BadBody, HttpClient
 from tokenhub_proxy.errors import InvalidRequest, ProxyError
-
-if TYPE_CHECKING:
-    from tokenhub_proxy.connection import AiohttpClient
+from tokenhub_proxy.wire import RequestHeaders
 
 # A request's head is one packet or two; who needs longer holds a connection and nothing else.
 HEAD_S = 15.0
@@ -23,6 +22,8 @@ KEEP_ALIVE_S = 75.0
 WRITE_STALL_S = 60.0
 # Unread request bytes after a refusal are read so long, so that the client sees the answer.
 LINGER_S = 2.0
+SPOKEN = ((1, 0), (1, 1))
+CREDENTIAL_PARAMETERS = frozenset({"api_key", "api-key", "key", "access_token"})
 
 
 class ParserMissing(ProxyError):
@@ -34,42 +35,77 @@ class ParserMissing(ProxyError):
         )
 
 
+class Socket:
+    """One connection to a client, as its requests see it.
+
+    `retiring`: the answer at hand is the last one. `stalled`: the client took nothing for so long
+    that the connection was closed.
+    """
+
+    __slots__ = ("_drained", "_loop", "_stall_timer", "client", "peer", "retiring", "stalled", "transport")
+
+    def __init__(self, transport: asyncio.BaseTransport, loop: asyncio.AbstractEventLoop) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's inherits from nothing
+        name = transport.get_extra_info("peername")
+        self.peer = str(name[0]) if isinstance(name, tuple) else ""  # a UNIX socket has no address
+        self.client: HttpClient | None = None  # whose request is at hand
+        self.retiring = False
+        self.stalled = False
+        self._loop = loop
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._drained: asyncio.Future[None] | None = None
+
+    @property
+    def writing_paused(self) -> bool:
+        """The client takes less than is written."""
+        return self._stall_timer is not None
+
+    def pause_writing(self) -> None:
+        """Pause the source of what is written; a client that takes nothing is closed in time."""
+        self._stall_timer = self._loop.call_later(WRITE_STALL_S, self._stall)
+        if self.client is not None:
+            self.client.pause()
+
+    def resume_writing(self) -> None:
+        """All is taken, or lost."""
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        if self.client is not None:
+            self.client.resume()
+
+    async def drained(self) -> None:
+        """Wait until the client has taken what was written, or is gone."""
+        if self.writing_paused:
+            self._drained = self._loop.create_future()
+            await self._drained
+
+    def _stall(self) -> None:
+        self.stalled = True
+        self.transport.abort()
+
+
 class Connection(web.RequestHandler):
     """aiohttp's connection, with the deadlines it lacks, telling the client when writing has to pause."""
 
-    __slots__ = (
-        "_content",
-        "_drained",
-        "_head_timer",
-        "_socket",
-        "_stall_timer",
-        "client",
-        "request_id",
-        "retiring",
-        "stalled",
-    )
+    __slots__ = ("_content", "_head_timer", "head_s", "request_id", "socket")
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.client: AiohttpClient | None = None
         self.request_id: Callable[[], str] = str
-        self.retiring = False
-        self.stalled = False
+        self.head_s = HEAD_S
         self._content: Any = None  # the body of the last request that came
         self._head_timer: asyncio.TimerHandle | None = None
-        self._stall_timer: asyncio.TimerHandle | None = None
-        self._drained: asyncio.Future[None] | None = None
-        # aiohttp forgets its transport when it closes it, long before the last bytes are taken.
-        self._socket: asyncio.Transport | None = None
 
     def cut(self) -> None:
         """Close at once, whatever was not taken."""
-        if self._socket is not None:
-            self._socket.abort()
+        self.socket.transport.abort()
 
     def retire(self, *, greeted: bool) -> None:
         """Serve the request at hand, if there is one, and no other; unless `greeted`, a first one too."""
-        self.retiring = True
+        self.socket.retiring = True
         if self._waiting and (greeted or not self.expecting):
             self.force_close()
 
@@ -87,10 +123,11 @@ class Connection(web.RequestHandler):
         return not self._waiter.done()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._socket = cast(asyncio.Transport, transport)
+        # aiohttp forgets its transport when it closes it, long before the last bytes are taken.
+        self.socket = Socket(transport, self._loop)
         super().connection_made(transport)
         # Who connects has something to say; only between requests is silence usual.
-        self._head_timer = self._loop.call_later(HEAD_S, self.force_close)
+        self._head_timer = self._loop.call_later(self.head_s, self.force_close)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -114,45 +151,22 @@ class Connection(web.RequestHandler):
             self._content.set_exception(web.RequestPayloadError())
             self._content.feed_eof()
             # One request, one answer.
-            self.retiring = True
+            self.socket.retiring = True
             self.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stall_timer = self._loop.call_later(WRITE_STALL_S, self._stall)
-        if self.client is not None:
-            self.client.pause()
+        self.socket.pause_writing()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._end_stall()
-        if self.client is not None:
-            self.client.resume()
+        self.socket.resume_writing()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._end_stall()
+        self.socket.resume_writing()
         if self._head_timer is not None:
             self._head_timer.cancel()
-        self._socket = None
         super().connection_lost(exc)
-
-    async def drained(self) -> None:
-        """Wait until the client has taken what was written, or is gone."""
-        if self.writing_paused and self.transport is not None:
-            self._drained = self._loop.create_future()
-            await self._drained
-
-    def _stall(self) -> None:
-        self._stall_timer = None
-        self.stalled = True
-        self.cut()
-
-    def _end_stall(self) -> None:
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
 
     def handle_error(
         self,
@@ -174,6 +188,85 @@ class Connection(web.RequestHandler):
         return answer
 
 
+class Written(web.StreamResponse):
+    """What aiohttp is given for an answer that is on the wire already."""
+
+    def __init__(self, keep_alive: bool) -> None:
+        super().__init__()
+        self._keep_alive = keep_alive
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+class AiohttpClient(HttpClient):
+    """One request that aiohttp has parsed, and its answer. Raises ConnectionResetError if it has left."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        if request.transport is None:
+            raise ConnectionResetError
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        path, _, query = request.raw_path.partition("?")
+        super().__init__(
+            connection.socket,
+            request.method,
+            path,
+            cast(RequestHeaders, request.headers),
+            request.content_length,
+            # aiohttp's parser drops what came in one packet with a request to upgrade, and would take up
+            # whatever follows that, wherever in a request it begins: nothing may follow.
+            keep_alive=request.keep_alive and "Upgrade" not in request.headers,
+            chunked=request.version >= (1, 1),
+            query_credentials=_query_credentials(query),
+        )
+        self._request = request
+
+    def check(self) -> None:
+        """Refuse what two readers could take for two things; after that, nothing more is read.
+
+        Raises InvalidRequest.
+        """
+        request = self._request
+        self.keep_alive, keep_alive = False, self.keep_alive
+        if request.version not in SPOKEN:
+            raise InvalidRequest("Only HTTP/1.0 and HTTP/1.1 are spoken here.", status=505, reason="version")
+        if request.version < (1, 1) and "Transfer-Encoding" in request.headers:
+            raise InvalidRequest("HTTP/1.0 has no transfer codings.", reason="bad_http")
+        if not request.raw_path.startswith("/") or request.method == "CONNECT":
+            raise InvalidRequest("The request target must be a path.", reason="bad_target")
+        self.keep_alive = keep_alive
+
+    def _whole(self, bytes_max: int) -> bytes | None:
+        content = self._request.content
+        if content.is_eof() and content.total_bytes <= bytes_max:
+            return content.read_nowait(-1)
+        return None
+
+    async def _piece(self) -> bytes:
+        try:
+            return await self._request.content.readany()
+        except web.RequestPayloadError:
+            raise BadBody from None
+
+    def written(self) -> Written:
+        """What aiohttp's loop is told about this answer."""
+        self.leave()
+        return Written(self.keep_alive and not self.socket.retiring)
+
+
+def _query_credentials(query: str) -> Sequence[str]:
+    if not query:
+        return ()
+    names = {pair.partition("=")[0] for pair in query.split("&")}
+    return tuple(names & CREDENTIAL_PARAMETERS)
+
+
 class Server(web.Server):
     """aiohttp's low-level server, with our connections and no router of its own.
 
@@ -193,28 +286,19 @@ class Server(web.Server):
         )
         self._request_id = request_id
 
-    def __call__(self) -> web.RequestHandler:
+    def __call__(self) -> Connection:
         connection = Connection(self, loop=self._loop, **self._kwargs)
         connection.request_id = self._request_id
         return connection
 
-    def retire(self, *, greeted: bool = False) -> None:
-        """Close what is idle, and every other connection after the answer it is giving.
-
-        Unless they were `greeted`, connections whose first request is on its way are not idle.
-        """
-        for connection in self.connections:
-            if isinstance(connection, Connection):
-                connection.retire(greeted=greeted)
-
     @property
-    def expecting(self) -> bool:
-        """True while a connection's first request is on its way."""
-        return any(isinstance(one, Connection) and one.expecting for one in self.connections)
+    def own(self) -> list[Connection]:
+        """The open connections."""
+        return [one for one in self.connections if isinstance(one, Connection)]
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as its parent has it
         """Close every connection; what a client has not taken after so many seconds is thrown away."""
-        connections = [one for one in self.connections if isinstance(one, Connection)]
+        connections = self.own
         await super().shutdown(timeout)
         for connection in connections:
             connection.cut()

@@ -20,12 +20,12 @@ from tokenhub_proxy.admin import Administration
 from tokenhub_proxy.config import Config
 from tokenhub_proxy.dialects import Dialect, Memory, dialect
 from tokenhub_proxy.errors import LedgerUnavailable, ShuttingDown
+from tokenhub_proxy.front import Front
 from tokenhub_proxy.ledger.sqlite import SqliteLedger, open_ledger
 from tokenhub_proxy.limits import Limits
 from tokenhub_proxy.relay import Relay, Serving
 from tokenhub_proxy.routes import Routes, Target
 from tokenhub_proxy.server import Application, listen
-from tokenhub_proxy.sockets import Server
 from tokenhub_proxy.transports.demo import Demo
 from tokenhub_proxy.transports.fanout import FanOut
 from tokenhub_proxy.transports.live import Live
@@ -131,7 +131,7 @@ class Proxy:
     ledger: SqliteLedger
     base_url: str
     _transports: Transports
-    _server: Server
+    _server: Front
     _listener: asyncio.Server
     _keeping: asyncio.Task[None] | None = None
 

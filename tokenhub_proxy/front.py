@@ -1,0 +1,278 @@
+"""The front: calls in their usual form without aiohttp, and everything else handed over to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from tokenhub_proxy import heads, sockets
+from tokenhub_proxy.connection import HttpClient
+from tokenhub_proxy.heads import Head
+from tokenhub_proxy.sockets import Server, Socket
+
+# The deadlines of heads and of idle connections are looked at so often, by one timer for all of them.
+SWEEP_S = 0.5
+# What a client sends ahead of the answer that it waits for is kept up to here; more is not read.
+AHEAD_BYTES_MAX = 64 * 2**10
+# While a request is served, its own deadlines count.
+NEVER = float("inf")
+
+Lines = Mapping[bytes, tuple[str, str]]  # request lines, CRLF and all, with their method and path
+
+
+class FrontClient(HttpClient):
+    """One request of a front's connection, and its answer."""
+
+    __slots__ = ()
+
+    socket: FrontConnection
+
+    def _whole(self, bytes_max: int) -> bytes | None:
+        # That it fits was seen by its declared length.
+        return None if self.socket.missing else self.socket.taken()
+
+    async def _piece(self) -> bytes:
+        return await self.socket.piece()
+
+
+class FrontConnection(Socket, asyncio.Protocol):
+    """One connection, request after request, up to the first that is aiohttp's: it gets all that follows.
+
+    A request is ours when `heads.read` takes its head. Its body is counted, and what comes behind it
+    waits until it is answered.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_front",
+        "_more",
+        "_pieces",
+        "_reading",
+        "_served",
+        "due_s",
+        "missing",
+        "task",
+    )
+
+    def __init__(self, front: Front, loop: asyncio.AbstractEventLoop) -> None:
+        self._front = front
+        self._loop = loop
+        self._ahead = b""  # half a head, or what came behind the request at hand
+        self._pieces: list[bytes] = []  # of the body, until it is asked for
+        self._more: asyncio.Future[None] | None = None
+        self.missing = 0  # bytes of the body that have not come
+        self._served = False
+        self._reading = True
+        self.due_s = NEVER  # closed by then, whatever has come
+        self.task: asyncio.Task[None] | None = None
+
+    def cut(self) -> None:
+        """Close at once, whatever was not taken."""
+        self.transport.abort()
+
+    def retire(self, *, greeted: bool) -> None:
+        """Serve the request at hand, if there is one, and no other; unless `greeted`, a first one too."""
+        self.retiring = True
+        if self.client is None and (greeted or self._served):
+            self.transport.close()
+
+    @property
+    def expecting(self) -> bool:
+        """True until the first request has come: who has connected is about to send it."""
+        return not self._served
+
+    # --- what the event loop calls; writing is paused and resumed by `Socket`
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        Socket.__init__(self, transport, self._loop)
+        # Who connects has something to say; only between requests is silence usual.
+        self.due_s = self._loop.time() + sockets.HEAD_S
+        self._front.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self.missing:
+            self._take_body(data)
+        elif self.client is None:
+            self._begin(self._ahead + data)
+        else:
+            self._ahead += data
+            if self._reading and len(self._ahead) > AHEAD_BYTES_MAX:
+                self._reading = False
+                self.transport.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._front.remove(self)
+        self.resume_writing()
+        if self.task is not None:
+            self.task.cancel()  # a client that leaves cancels its call
+
+    # --- one request, in the order of its steps
+
+    def _begin(self, data: bytes) -> None:
+        """A request begins with these bytes: serve it, wait for the rest of its head, or hand it over."""
+        lines = self._front.lines
+        end = heads.end_of(data)
+        head = heads.read(data[:end], lines) if end else None
+        if head is not None:
+            self._serve(head, data[end:])
+        elif end or not heads.begins(data, lines):
+            self._hand_over(data)
+        else:
+            if self._served and not self._ahead:
+                self.due_s = self._loop.time() + sockets.HEAD_S
+            self._ahead = data
+
+    def _serve(self, head: Head, data: bytes) -> None:
+        length = head.length
+        self.missing = missing = length - len(data)
+        if missing < 0:
+            self.missing = 0
+            self._ahead = data[length:]
+            data = data[:length]
+        else:
+            self._ahead = b""
+        self._pieces.append(data)
+        method, path = self._front.lines[head.line]
+        client = FrontClient(self, method, path, head, length, head.keep_alive)
+        self.due_s = NEVER
+        self._served = True
+        self.task = self._loop.create_task(self._answer(client))
+
+    def _take_body(self, data: bytes) -> None:
+        if len(data) > self.missing:
+            self._ahead = data[self.missing :]
+            data = data[: self.missing]
+        self.missing -= len(data)
+        if self.client is None:
+            if not self.missing:
+                self._next()
+        elif not self.client.answered:  # else nobody will ask for it
+            self._pieces.append(data)
+            if self._more is not None and not self._more.done():
+                self._more.set_result(None)
+
+    def taken(self) -> bytes:
+        """What has come of the body and was not taken yet."""
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        return data
+
+    async def piece(self) -> bytes:
+        """The next bytes of the body; none at its end."""
+        data = self.taken()
+        if not data and self.missing:
+            self._more = self._loop.create_future()
+            await self._more
+            data = self.taken()
+        return data
+
+    async def _answer(self, client: FrontClient) -> None:
+        try:
+            await self._front.serve(client)
+        finally:
+            self.task = None
+            client.leave()
+            self._pieces.clear()
+            if not self.transport.is_closing():
+                self._answered(client)
+
+    def _answered(self, client: FrontClient) -> None:
+        if not client.keep_alive:
+            self.retiring = True
+        if self.missing:
+            # The rest of a refused body is thrown away unread, so that the client sees the answer.
+            self.due_s = self._loop.time() + sockets.LINGER_S
+        else:
+            self._next()
+
+    def _next(self) -> None:
+        """The request is all over; what came behind it is the next."""
+        if self.retiring:
+            self.transport.close()
+            return
+        self.due_s = self._loop.time() + sockets.KEEP_ALIVE_S
+        if not self._reading:
+            self._reading = True
+            self.transport.resume_reading()
+        if self._ahead:
+            data, self._ahead = self._ahead, b""
+            self._begin(data)
+
+    def _hand_over(self, data: bytes) -> None:
+        """Let aiohttp serve this connection, beginning with these bytes."""
+        self._front.remove(self)
+        connection = self._front.aiohttp()
+        if self._ahead or not self._served:
+            connection.head_s = max(0.0, self.due_s - self._loop.time())
+        self.transport.set_protocol(connection)
+        connection.connection_made(self.transport)
+        connection.socket.retiring = self.retiring
+        connection.data_received(data)
+
+
+class Front:
+    """The server: makes connections, closes those that are due, and keeps aiohttp's server behind it.
+
+    `serve` answers one request whose line is in `lines`.
+    """
+
+    def __init__(self, serve: Callable[[HttpClient], Awaitable[None]], lines: Lines, aiohttp: Server) -> None:
+        self.serve = serve
+        self.lines = lines
+        self.aiohttp = aiohttp
+        self._own: set[FrontConnection] = set()
+        self._loop = asyncio.get_running_loop()
+        self._sweeping = False
+
+    def __call__(self) -> FrontConnection:
+        return FrontConnection(self, self._loop)
+
+    @property
+    def connections(self) -> Sequence[FrontConnection | sockets.Connection]:
+        """All that are open, whoever serves them."""
+        return [*self._own, *self.aiohttp.own]
+
+    def add(self, connection: FrontConnection) -> None:
+        """A connection was made."""
+        self._own.add(connection)
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP_S, self._sweep)
+
+    def remove(self, connection: FrontConnection) -> None:
+        """A connection is lost, or aiohttp's."""
+        self._own.discard(connection)
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        for connection in self._own:
+            if connection.due_s <= now:
+                connection.transport.close()
+        self._sweeping = bool(self._own)
+        if self._sweeping:
+            self._loop.call_later(SWEEP_S, self._sweep)
+
+    def retire(self, *, greeted: bool = False) -> None:
+        """Close what is idle, and every other connection after the answer it is giving.
+
+        Unless they were `greeted`, connections whose first request is on its way are not idle.
+        """
+        for connection in self.connections:
+            connection.retire(greeted=greeted)
+
+    @property
+    def expecting(self) -> bool:
+        """True while a connection's first request is on its way."""
+        return any(connection.expecting for connection in self.connections)
+
+    async def shutdown(self, timeout: float) -> None:  # noqa: ASYNC109 - as aiohttp's has it
+        """Close every connection; what a client has not taken after so many seconds is thrown away."""
+        self.retire(greeted=True)
+        own = list(self._own)
+        tasks = [task for task in (one.task for one in own) if task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
+        await self.aiohttp.shutdown(timeout)
+        for connection in own:
+            connection.cut()

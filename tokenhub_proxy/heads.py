@@ -1,0 +1,100 @@
+"""The head of a request that is written as nearly all are: a line that is known, each field once."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+# aiohttp takes as much in a single field; official SDKs send a dozen fields in under a kilobyte.
+HEAD_BYTES_MAX = 8190
+FIELDS_MAX = 100
+
+
+class _Spelled(dict[str, bytes]):
+    """Names as a head has them; as many as our own code asks for."""
+
+    def __missing__(self, name: str) -> bytes:
+        self[name] = name.lower().encode("ascii")
+        return self[name]
+
+
+_SPELLED = _Spelled()
+
+
+class Head:
+    """A request but for its body of `length` bytes. Its fields are asked for by names in any case."""
+
+    __slots__ = ("_fields", "keep_alive", "length", "line")
+
+    def __init__(self, line: bytes, fields: dict[bytes, bytes], length: int, keep_alive: bool) -> None:
+        """`fields` has its names in lower case; `line` is the request line with its CRLF."""
+        self.line = line
+        self._fields = fields
+        self.length = length
+        self.keep_alive = keep_alive
+
+    def get(self, name: str, default: str | None = None, /) -> str | None:
+        """The value of a field."""
+        value = self._fields.get(_SPELLED[name])
+        return default if value is None else value.decode("ascii")
+
+    def getall(self, name: str, default: Sequence[str] = (), /) -> Sequence[str]:
+        """The values of a field, of which there is one."""
+        value = self._fields.get(_SPELLED[name])
+        return default if value is None else (value.decode("ascii"),)
+
+
+class _Fields:
+    """What the parser is given: it writes into a dict itself, C calls C."""
+
+    __slots__ = ("on_header",)
+
+
+def begins(data: bytes, lines: Iterable[bytes]) -> bool:
+    """True when these first bytes of a request can become a head that `read` takes."""
+    if len(data) > HEAD_BYTES_MAX:
+        return False
+    return any(line.startswith(data) or data.startswith(line) for line in lines)
+
+
+def end_of(data: bytes) -> int:
+    """Where the head ends that these bytes begin with; 0 when it is not all there."""
+    end = data.find(b"\r\n\r\n")
+    return end + 4 if end >= 0 else 0
+
+
+def read(head: bytes, lines: Container[bytes]) -> Head | None:
+    """A whole head, its empty line included; None for what is not written in the usual way.
+
+    That may be good HTTP or bad: another parser decides, so that there is one verdict.
+    """
+    line = head[: head.find(b"\r\n") + 2]
+    if line not in lines or len(head) > HEAD_BYTES_MAX or not head.isascii():
+        return None
+    found: dict[bytes, bytes] = {}
+    sink = _Fields()
+    sink.on_header = found.__setitem__  # type: ignore[attr-defined]
+    try:
+        HttpRequestParser(sink).feed_data(head)
+    except (HttpParserError, HttpParserUpgrade):
+        return None
+    fields = {name.lower(): value for name, value in found.items()}
+    count = len(fields)
+    # A field that came twice, or went on in a second line, leaves fewer names than lines.
+    if count != head.count(b"\r\n") - 2 or count > FIELDS_MAX or b"host" not in fields:
+        return None
+    # The parser leaves space behind a value where it is.
+    if b" \r\n" in head or b"\t\r\n" in head:
+        return None
+    # A body that is not so many bytes; and bytes behind it that are no request.
+    if b"transfer-encoding" in fields or b"upgrade" in fields:
+        return None
+    keep_alive = True
+    if b"connection" in fields:
+        connection = fields[b"connection"].lower()
+        keep_alive = connection == b"keep-alive"
+        if not keep_alive and connection != b"close":
+            return None
+    length = fields.get(b"content-length", b"0")
+    return Head(line, fields, int(length), keep_alive) if length.isdigit() else None
