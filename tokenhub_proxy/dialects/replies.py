@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -30,6 +31,7 @@ STREAM_HEADERS = {
 
 # What looks like a credential or names the operator's account at the upstream.
 _SECRET = re.compile(r"\b(?:sk|pk|rk|org|proj|key|AIza|AKIA|gsk|xai)[-_]?[A-Za-z0-9*_\-.]{8,}")
+_NO_USAGE = Usage()
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
@@ -73,7 +75,12 @@ def refusal(status: int, message: object, param: object, headers: Mapping[str, s
 
 
 def media_type(headers: Mapping[str, str]) -> str:
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
+    return _media_type(headers.get("content-type", ""))
+
+
+@lru_cache(maxsize=256)
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def parse_object(body: bytes) -> dict[str, Any] | None:
@@ -100,7 +107,7 @@ class Whole:
     ) -> None:
         self.status = 200
         self.headers = dict(JSON_HEADERS)
-        self.usage = Usage()
+        self.usage = _NO_USAGE
         self.finished = False
         self.begun = False
         self.done = False
