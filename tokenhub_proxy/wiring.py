@@ -191,7 +191,11 @@ async def start(
         await ledger.declare(config.keys, config.accounts)
         transports = Transports({"demo": Script(Demo(demo_pause_s).answer)})
         counters = observers.Counters()
-        line = observers.log_to(log, config.log_format) if log is not None else None
+        line = (
+            observers.log_to(log, config.log_format, asyncio.get_running_loop().call_soon)
+            if log is not None
+            else None
+        )
         relay = make_relay(
             config,
             ledger,
