@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
 
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects import Asking, Dialect, Reply
@@ -20,14 +22,25 @@ from tokenhub_proxy.wire import HOLD, Incoming, Transport
 
 @dataclass(slots=True)
 class Answer:
-    """An upstream that has begun to answer: `opening` is what it said first."""
+    """An upstream that has begun to answer: `opening` is what it said first.
 
-    target: Target
+    Leaving its block gives the connection back.
+    """
+
+    connection: AbstractAsyncContextManager[Incoming]
     incoming: Incoming
     reply: Reply
     opening: bytes
     ended: bool
     dropped: tuple[str, ...]
+
+    async def __aenter__(self) -> Answer:
+        return self
+
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Coroutine[Any, Any, bool | None]:
+        return self.connection.__aexit__(kind, error, trace)
 
 
 class Fallback:
@@ -51,15 +64,9 @@ class Fallback:
         self._watch = watch
 
     async def open(
-        self,
-        upstream: AsyncExitStack,
-        exchange: Exchange,
-        route: Route,
-        call: Call,
-        output_max: int | None,
-        fraction: float,
+        self, exchange: Exchange, route: Route, call: Call, output_max: int | None, fraction: float
     ) -> Answer:
-        """The answer of the first target that begins one; `upstream` closes it.
+        """The answer of the first target that begins one.
 
         Raises the upstream's own refusal of the request at once, and the failure of the last
         target when all have failed.
@@ -74,7 +81,7 @@ class Fallback:
             for _ in target.upstream.credentials or (None,):  # each at most once
                 credential = self._health.credential(target.upstream, self._monotonic())
                 try:
-                    return await self._ask(upstream, exchange, target, credential, route, call, output_max)
+                    return await self._ask(exchange, target, credential, route, call, output_max)
                 except Unsayable as unsayable:
                     exchange.attempts.append(f"{target.upstream.name}:{unsayable.refusal.param or 'refused'}")
                     failure = failure or unsayable.refusal
@@ -118,7 +125,6 @@ class Fallback:
 
     async def _ask(
         self,
-        upstream: AsyncExitStack,
         exchange: Exchange,
         target: Target,
         credential: str | None,
@@ -128,13 +134,8 @@ class Fallback:
     ) -> Answer:
         """Ask one target and wait until it has said something that can be committed."""
         dialect = self._dialects[target.upstream.dialect]
-        asking = Asking(
-            target=target,
-            credential=credential,
-            at_s=self._clock(),
-            output_max=output_max,
-            output_default=route.output_max or OUTPUT_MAX_ASSUMED,
-        )
+        output_default = route.output_max or OUTPUT_MAX_ASSUMED
+        asking = Asking(target, credential, self._clock(), output_max, output_default)
         try:
             target.check(call)
             outgoing = dialect.request(call, asking)
@@ -144,8 +145,8 @@ class Fallback:
         breaker = self._health.breaker(target)
         breaker.ask()
         try:
-            context = self._transport(target).send(outgoing)
-            incoming = await context.__aenter__()
+            connection = self._transport(target).send(outgoing)
+            incoming = await connection.__aenter__()
             try:
                 reply = dialect.reply(call, asking, incoming.status, incoming.headers)
                 if "content-encoding" in incoming.headers:
@@ -156,7 +157,7 @@ class Fallback:
                 if ended:
                     opening(b"")
             except BaseException:
-                await context.__aexit__(*sys.exc_info())
+                await connection.__aexit__(*sys.exc_info())
                 raise
         except UpstreamUnavailable:
             raise
@@ -167,10 +168,9 @@ class Fallback:
             breaker.left()
             raise
         breaker.succeeded()
-        upstream.push_async_exit(context)
         exchange.first_byte_s = self._monotonic()
         exchange.attempts.append(f"{target.upstream.name}:{incoming.status}")
-        return Answer(target, incoming, reply, opening.said, ended, outgoing.dropped)
+        return Answer(connection, incoming, reply, opening.said, ended, outgoing.dropped)
 
 
 class Unsayable(Exception):

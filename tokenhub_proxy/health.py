@@ -107,8 +107,9 @@ class Health:
 
     def wait_s(self, target: Target, now_s: float) -> float:
         """Seconds until this target is worth asking; 0 when it is now."""
-        wait_s = self.breaker(target).wait_s(now_s)
         upstream = target.upstream
+        breaker = self._breakers.get((upstream.name, target.model))
+        wait_s = 0.0 if breaker is None else breaker.wait_s(now_s)
         if not self._cooling or not upstream.credentials:
             return wait_s
         soonest = min(self._cooling.get((upstream.name, one), 0.0) for one in upstream.credentials)

@@ -33,7 +33,10 @@ class Window:
 
     def expire(self, now_s: float) -> None:
         """Forget what has left the window."""
-        places, oldest = self._places, int(now_s * PLACES_PER_S) - _WINDOW_PLACES
+        places = self._places
+        if not places:
+            return
+        oldest = int(now_s * PLACES_PER_S) - _WINDOW_PLACES
         while places and places[0][0] <= oldest:
             self.total -= places.popleft()[1]
 
@@ -170,7 +173,7 @@ class Limits:
             counted = min(tokens, scope.tokens_per_minute)
             wait_s = meter.tokens.wait_s(counted, scope.tokens_per_minute, now_s)
             waits.append((wait_s, scope.tokens_per_minute, "tokens"))
-        wait_s, limit, unit = max(waits, default=(0.0, 0, ""))
+        wait_s, limit, unit = max(waits) if waits else (0.0, 0, "")
         if wait_s > 0:
             raise KeyRateLimited(
                 f"This key may use {limit} {unit} per minute. Try again in {_duration(wait_s)}.",
@@ -210,6 +213,8 @@ class KeyRateLimited(RateLimited):
 
 def _headers(meter: Meter, scope: Scope, now_s: float) -> dict[str, str]:
     found: dict[str, str] = {}
+    if scope.requests_per_minute is None and scope.tokens_per_minute is None:
+        return found
     for unit, window, limit in (
         ("requests", meter.requests, scope.requests_per_minute),
         ("tokens", meter.tokens, scope.tokens_per_minute),

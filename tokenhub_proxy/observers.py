@@ -87,51 +87,67 @@ def trouble(exchange: Exchange) -> None:
             )
 
 
-class JsonLog:
+class _Lines:
+    """Writes lines to a stream; those of one turn of the event loop at once, if it can wait for that.
+
+    `soon` calls a function at the loop's next turn; without it each line is written where it stands.
+    """
+
+    def __init__(self, stream: IO[str], soon: Callable[[Callable[[], None]], object] | None = None) -> None:
+        self._stream = stream
+        self._soon = soon
+        self._waiting: list[str] = []
+
+    def _write(self, line: str) -> None:
+        self._waiting.append(line)
+        if self._soon is None:
+            self._flush()
+        elif len(self._waiting) == 1:
+            self._soon(self._flush)
+
+    def _flush(self) -> None:
+        """A log that can't be written, on a full disk or a closed pipe, fails no request."""
+        stream, lines, self._waiting = self._stream, self._waiting, []
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        said = "\n".join([*lines, ""])
+        if not said.isascii():
+            said = said.encode(encoding, "backslashreplace").decode(encoding)
+        with suppress(OSError):
+            stream.write(said)
+            stream.flush()
+
+
+class JsonLog(_Lines):
     """Writes one JSON line per exchange."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-
     def __call__(self, exchange: Exchange) -> None:
-        _write(self._stream, orjson.dumps(fields(exchange)).decode())
+        self._write(orjson.dumps(fields(exchange)).decode())
 
 
-class TextLog:
+class TextLog(_Lines):
     """Writes one line for people per exchange."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
 
     def __call__(self, exchange: Exchange) -> None:
         told = fields(exchange)
         key = exchange.key.name if exchange.key is not None else "-"
         reason = f" {told['code']} ({told['reason']})" if told["code"] else ""
         usage = exchange.usage
-        _write(
-            self._stream,
+        self._write(
             f"{told['status']} {key} {told['model'] or exchange.endpoint} → {told['upstream'] or '-'} "
             f"{told['dur_ms']} ms, {usage.input_total}+{usage.output} tokens, {told['billing']}{reason} "
             f"{exchange.id}",
         )
 
 
-def _write(stream: IO[str], line: str) -> None:
-    """One line. A log that can't be written, on a full disk or a closed pipe, fails no request."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    spelled = line.encode(encoding, "backslashreplace").decode(encoding)
-    with suppress(OSError):
-        stream.write(spelled + "\n")
-        stream.flush()
-
-
-def log_to(stream: IO[str], form: str) -> Observer | None:
+def log_to(
+    stream: IO[str], form: str, soon: Callable[[Callable[[], None]], object] | None = None
+) -> Observer | None:
     """The access log in the configured form; `auto` is text on a terminal and JSON elsewhere."""
     if form == "off":
         return None
     if form == "text" or (form == "auto" and stream.isatty()):
-        return TextLog(stream)
-    return JsonLog(stream)
+        return TextLog(stream, soon)
+    return JsonLog(stream, soon)
 
 
 class Counters:

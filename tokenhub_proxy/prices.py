@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 NANOS_PER_USD = 10**9
 TOKENS_PER_PRICE = 10**6
@@ -17,8 +18,7 @@ BYTES_PER_TOKEN = 4
 _DECIMAL = re.compile(r"([+-]?)([0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens of one call, in classes that never overlap.
 
     `output` includes `reasoning`, which is told but not billed apart. `reported` is true when the

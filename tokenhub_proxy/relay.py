@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -146,15 +145,15 @@ class Relay:
             hold, output_max = self._hold(exchange, key, call, route, idempotency)
             exchange.hold = hold
             reply: Reply | None = None
-            async with holding(self.ledger, hold, self.clock), AsyncExitStack() as upstream:
+            async with holding(self.ledger, hold, self.clock):
                 try:
-                    answer = await self._fallback.open(
-                        upstream, exchange, route, call, output_max, self._fraction()
-                    )
-                    reply = answer.reply
-                    headers = answer_headers(exchange, admission, answer, output_max)
-                    client.begin(reply.status, headers)
-                    await self._pump(exchange, client, answer)
+                    async with await self._fallback.open(
+                        exchange, route, call, output_max, self._fraction()
+                    ) as answer:
+                        reply = answer.reply
+                        headers = answer_headers(exchange, admission, answer, output_max)
+                        client.begin(reply.status, headers)
+                        await self._pump(exchange, client, answer)
                 finally:
                     self.in_flight[exchange] = None
                     self._watch.end(exchange)
@@ -250,7 +249,8 @@ class Relay:
     ) -> tuple[Hold, int | None]:
         """The most that this call can cost, and the output limit to send with it, if any."""
         now, quota = exchange.started_at, key.scope.quota_nanos
-        amount, output_max = route.bound(call, self.left(key, now))
+        left = None if call.output_max is not None else self.left(key, now)  # what is stated is held
+        amount, output_max = route.bound(call, left)
         hold = Hold(
             request_id=exchange.id,
             key=key,
@@ -310,7 +310,9 @@ class Relay:
     ) -> None:
         """Note how the hold ends: by what was produced, however we got here."""
         error = sys.exc_info()[1]
-        if isinstance(error, ProxyError):
+        if error is None:
+            pass
+        elif isinstance(error, ProxyError):
             exchange.error = error
         elif isinstance(error, asyncio.CancelledError) and not isinstance(exchange.error, ShuttingDown):
             exchange.gone = "write_timeout" if client.stalled else exchange.phase
@@ -321,7 +323,8 @@ class Relay:
             exchange.usage = reply.usage
             exchange.cost = route.price.cost(exchange.usage)
             exchange.status = reply.status
-            exchange.notes.update(reply.notes)
+            if reply.notes:
+                exchange.notes.update(reply.notes)
         hold.end(exchange.ending(produced, self.clock()))
 
     async def _end(self, exchange: Exchange, client: Client, reply: Reply) -> None:
@@ -385,12 +388,8 @@ def answer_headers(
     exchange: Exchange, admission: Admission, answer: Answer, output_max: int | None
 ) -> MutableMapping[str, str]:
     """The head of a good answer: ours, the key's standing, and what crosses from the upstream."""
-    headers = {
-        **answer.reply.headers,
-        "x-request-id": exchange.id,
-        **admission.headers(),
-        **dict(crossing(answer.incoming.headers)),
-    }
+    headers = {**answer.reply.headers, "x-request-id": exchange.id, **admission.headers()}
+    headers.update(crossing(answer.incoming.headers))
     if answer.dropped:
         headers["x-tokenhub-dropped"] = ", ".join(answer.dropped)
     if output_max is not None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tokenhub_proxy.routes import Upstream
 
@@ -27,8 +26,7 @@ CROSSING_VALUE_LENGTH_MAX = 1024
 HOLD = True
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """One request to an upstream, complete: where, what, and with which headers.
 
     `path` stands after the upstream's `base_url` and may hold a query. `credential` is the index
@@ -154,7 +152,7 @@ class Client(Protocol):
 
 def crossing(headers: Mapping[str, str]) -> Iterable[tuple[str, str]]:
     """The upstream's headers that the client may see: known names, printable ASCII values."""
-    for name, value in headers.items():
-        short = len(value) <= CROSSING_VALUE_LENGTH_MAX
-        if name in CROSSING_HEADERS and short and value.isascii() and value.isprintable():
+    for name in CROSSING_HEADERS.intersection(headers):
+        value = headers[name]
+        if len(value) <= CROSSING_VALUE_LENGTH_MAX and value.isascii() and value.isprintable():
             yield name, value

@@ -236,7 +236,11 @@ async def start(
         hop = f"tokenhub-proxy-{os.urandom(8).hex()}"  # of this run, and of nothing else
         transports = Transports({"demo": Script(Demo(demo_pause_s).answer)}, hop)
         counters = observers.Counters()
-        line = observers.log_to(log, config.log_format) if log is not None else None
+        line = (
+            observers.log_to(log, config.log_format, asyncio.get_running_loop().call_soon)
+            if log is not None
+            else None
+        )
         relay = make_relay(
             config,
             ledger,

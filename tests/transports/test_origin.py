@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ def head(base_url: str = "http://host/v1", proxy: str | None = None, **changes: 
     """The lines of the head of a request."""
     upstream = Upstream("up", "openai", base_url, proxy=proxy)
     asked = Outgoing(upstream, "/chat", (("Authorization", "Bearer k"),), b"{}")
-    lines = Heads(Origin.of(upstream)).of(dataclasses.replace(asked, **changes)).decode("latin-1")
+    lines = Heads(Origin.of(upstream)).of(asked._replace(**changes)).decode("latin-1")
     assert lines.endswith("\r\n\r\n")
     return lines[:-4].split("\r\n")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects.memory import Memory
@@ -15,8 +15,7 @@ from tokenhub_proxy.routes import Target, Upstream
 from tokenhub_proxy.wire import Outgoing
 
 
-@dataclass(frozen=True, slots=True)
-class Asking:
+class Asking(NamedTuple):
     """What a request needs besides the call: whom it asks, as whom, when, and within what.
 
     `output_max` is the limit to send where the client stated none (the hold was made on it);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import orjson
 
@@ -27,6 +27,14 @@ PATHS = {"chat": "/chat/completions", "embeddings": "/embeddings"}
 TARGETS_MAX = 4096
 
 
+class _Known(NamedTuple):
+    """What is worked out once for a target: its facts, and its headers by credential."""
+
+    target: Target
+    facts: Facts
+    headers: dict[str | None, tuple[tuple[str, str], ...]]
+
+
 class OpenAI:
     """The dialect of everything that is OpenAI-compatible; what they do differently is `quirks`."""
 
@@ -34,13 +42,13 @@ class OpenAI:
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
-        self._known: dict[int, tuple[Target, Facts]] = {}
+        self._known: dict[int, _Known] = {}
 
     def request(self, call: Call, asking: Asking) -> Outgoing:
         upstream = asking.target.upstream
-        facts = self.facts(asking.target)
-        body: dict[str, Any] = dict(call.body)
-        body["model"] = asking.target.model
+        known = self._of(asking.target)
+        facts = known.facts
+        body: dict[str, Any] = {**call.body, "model": asking.target.model}
         dropped: tuple[str, ...] = ()
         if facts is not PLAIN:
             losses = Losses(call)
@@ -56,12 +64,10 @@ class OpenAI:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         else:
             body.pop("stream_options", None)
-        headers = {"content-type": "application/json", **self.authorization(asking)}
-        for name, value in upstream.headers:
-            headers[name.lower()] = value
-        return Outgoing(
-            upstream, self.path(call, asking), tuple(headers.items()), orjson.dumps(body), dropped=dropped
-        )
+        headers = known.headers.get(asking.credential)
+        if headers is None:
+            headers = known.headers[asking.credential] = self._headers(asking)
+        return Outgoing(upstream, self.path(call, asking), headers, orjson.dumps(body), "POST", dropped)
 
     def reply(self, call: Call, asking: Asking, status: int, headers: Mapping[str, str]) -> Reply:
         return passed_through(
@@ -78,12 +84,21 @@ class OpenAI:
 
     def facts(self, target: Target) -> Facts:
         """What is known of a target, worked out once."""
+        return self._of(target).facts
+
+    def _of(self, target: Target) -> _Known:
         known = self._known.get(id(target))
-        if known is None or known[0] is not target:
+        if known is None or known.target is not target:
             if len(self._known) >= TARGETS_MAX:
                 self._known.clear()
-            known = self._known[id(target)] = (target, facts_of(target, self.row))
-        return known[1]
+            known = self._known[id(target)] = _Known(target, facts_of(target, self.row), {})
+        return known
+
+    def _headers(self, asking: Asking) -> tuple[tuple[str, str], ...]:
+        headers = {"content-type": "application/json", **self.authorization(asking)}
+        for name, value in asking.target.upstream.headers:
+            headers[name.lower()] = value
+        return tuple(headers.items())
 
 
 def _ask_for_vectors(body: dict[str, Any], facts: Facts) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -33,6 +34,7 @@ _SECRET = re.compile(r"\b(?:sk|pk|rk|org|proj|key|AIza|AKIA|gsk|xai)[-_]?[A-Za-z
 _HOST = re.compile(r"(?:https?:)?//(?:[^/?#@]*@)?([^/?#]+)", re.IGNORECASE)
 # A 429 that no waiting ends: the account is out of credit. OpenAI and who speaks like it say so here.
 _UNPAID = re.compile(rb'"(?:code|type)"\s*:\s*"(?:insufficient_quota|billing_not_active)"')
+_NO_USAGE = Usage()
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
@@ -76,7 +78,12 @@ def refusal(status: int, message: object, param: object, headers: Mapping[str, s
 
 
 def media_type(headers: Mapping[str, str]) -> str:
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
+    return _media_type(headers.get("content-type", ""))
+
+
+@lru_cache(maxsize=256)
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def parse_object(body: bytes) -> dict[str, Any] | None:
@@ -105,7 +112,7 @@ class Whole:
     ) -> None:
         self.status = 200
         self.headers = dict(JSON_HEADERS)
-        self.usage = Usage()
+        self.usage = _NO_USAGE
         self.finished = False
         self.begun = False
         self.done = False

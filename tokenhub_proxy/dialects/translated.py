@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -205,7 +204,8 @@ class Translated(ABC):
         if self.call.output_max is not None:
             output = min(output, self.call.output_max * self.call.choices)
         if self.prompt is not None:
-            return replace(self.prompt, output=max(output, self.prompt.output), reasoning=0, reported=False)
+            output = max(output, self.prompt.output)
+            return self.prompt._replace(output=output, reasoning=0, reported=False)
         return Usage(input=self.call.input_estimate(0), output=output)
 
     def feed(self, data: bytes) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from tokenhub_proxy.prices import Usage
@@ -25,16 +24,18 @@ def read_usage(usage: object, *, reasoning_apart: bool = False) -> Usage | None:
     reasoning, except where an upstream counts it apart (`reasoning_apart`). DeepSeek tells cache
     hits as `prompt_cache_hit_tokens`.
     """
-    if not isinstance(usage, Mapping):
+    if not isinstance(usage, dict):
         return None
     prompt = count(usage.get("prompt_tokens"))
     output = count(usage.get("completion_tokens", 0))
     if prompt is None or output is None:
         return None
-    details = _mapping(usage.get("prompt_tokens_details"))
+    given = usage.get("prompt_tokens_details")
+    details = given if isinstance(given, dict) else {}
     cached = count(details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0)
     written = count(details.get("cache_write_tokens") or 0)
-    reasoning = count(_mapping(usage.get("completion_tokens_details")).get("reasoning_tokens") or 0)
+    given = usage.get("completion_tokens_details")
+    reasoning = count(given.get("reasoning_tokens") or 0) if isinstance(given, dict) else 0
     if cached is None or written is None or reasoning is None:
         return None
     if reasoning_apart:
@@ -42,14 +43,7 @@ def read_usage(usage: object, *, reasoning_apart: bool = False) -> Usage | None:
     # Classes never overlap: what an upstream counts beyond its own prompt is not billed twice.
     cached = min(cached, prompt)
     written = min(written, prompt - cached)
-    return Usage(
-        input=prompt - cached - written,
-        cached=cached,
-        cache_write=written,
-        output=output,
-        reasoning=min(reasoning, output),
-        reported=True,
-    )
+    return Usage(prompt - cached - written, cached, written, output, min(reasoning, output), True)
 
 
 def write_usage(usage: Usage) -> dict[str, Any]:
@@ -64,7 +58,3 @@ def write_usage(usage: Usage) -> dict[str, Any]:
     if usage.cache_write:
         found["prompt_tokens_details"]["cache_write_tokens"] = usage.cache_write
     return found
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -15,6 +15,8 @@ from tokenhub_proxy.ledger.writer import InDoubt, NotLanded, Writer
 
 log = logging.getLogger("tokenhub_proxy.ledger")
 
+# A batch waits for the first turn of the loop that brings nothing new, but so many turns at most.
+GATHERING_TURNS_MAX = 8
 # Between two tries to write while storage fails: soon, then twice as long up to the second number.
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 1.0
@@ -44,6 +46,8 @@ class Committer:
         # At most a hold and an ending for each open call: nothing new is taken while storage fails.
         self._arrived: list[Change] = []
         self._scheduled = False
+        self._gathered = 0
+        self._turns = 0
         self._busy: Batch | None = None
         self._doubted: Batch | None = None
         self._retry_s = RETRY_FIRST_S
@@ -62,7 +66,8 @@ class Committer:
             _refuse(change.waiter, LedgerUnavailable(self.failure or ""))
         if self._busy is None and not self._scheduled and self.failure is None:
             self._scheduled = True
-            self._loop.call_soon(self._hand_over)
+            self._gathered = self._turns = 0
+            self._loop.call_soon(self._gather)
 
     @property
     def quiet(self) -> bool:
@@ -74,6 +79,16 @@ class Committer:
         """How many endings are not durable yet."""
         batches = [batch.changes for batch in (self._busy, self._doubted) if batch is not None]
         return sum(type(change) is Ended for changes in (*batches, self._arrived) for change in changes)
+
+    def _gather(self) -> None:
+        """Hand over what has arrived, unless more keeps arriving: a commit costs the same for many."""
+        arrived = len(self._arrived)
+        if arrived > self._gathered and self._turns < GATHERING_TURNS_MAX:
+            self._gathered = arrived
+            self._turns += 1
+            self._loop.call_soon(self._gather)
+        else:
+            self._hand_over()
 
     def _hand_over(self) -> None:
         self._scheduled = False

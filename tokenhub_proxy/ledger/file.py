@@ -76,7 +76,7 @@ class Lock:
 
 def connect_sqlite3(path: str) -> Connection:
     """A connection in autocommit mode: transactions begin where we say so."""
-    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=128)
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=160)
 
 
 def connect(path: str, durability: Durability, factory: Callable[[str], Connection]) -> Connection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from typing import Any, Protocol
 
@@ -54,13 +55,10 @@ KEY_COLUMNS = (
 )
 
 # Rows go in with few statements: the thread gives up the interpreter at each one, and may wait for it
-# as long as a busy event loop pleases. So many rows a statement; each size is prepared once.
-_ROWS_PER_INSERT = (64, 16, 4, 1)
-_INSERT = {
-    (table, rows): f"INSERT INTO {table} VALUES " + ", ".join([f"({', '.join('?' * columns)})"] * rows)  # noqa: S608 - our own table names
-    for table, columns in (("holds", 14), ("endings", 15), ("entries", 10))
-    for rows in _ROWS_PER_INSERT
-}
+# as long as a busy event loop pleases. So many rows a statement at most; each number of them is
+# prepared once, in some 10 KB.
+_ROWS_PER_INSERT_MAX = 32
+_COLUMNS = {"holds": 14, "endings": 15, "entries": 10}
 _MOVE_ACCOUNT = "UPDATE accounts SET posted = posted + ?, held = held + ? WHERE name = ?"
 _OPEN_WINDOW = "INSERT OR IGNORE INTO windows VALUES (?, 0, 0, ?)"
 _MOVE_WINDOW = "UPDATE windows SET posted = posted + ?, held = held + ?, at = max(at, ?) WHERE name = ?"
@@ -86,6 +84,12 @@ _PUT_KEY = (
     " previous_digest = excluded.previous_digest, previous_until = excluded.previous_until,"
     " scope = excluded.scope, revoked_at = excluded.revoked_at"
 )
+
+
+@cache
+def _insert(table: str, rows: int) -> str:
+    places = f"({', '.join('?' * _COLUMNS[table])})"
+    return f"INSERT INTO {table} VALUES " + ", ".join([places] * rows)  # noqa: S608 - our own table names
 
 
 def write(connection: Connection, batch: Batch) -> None:
@@ -155,7 +159,7 @@ class _Rows:
         self._windows: dict[str, list[Any]] = {}
         self._rollups: dict[tuple[int, str, str, str], list[int]] = {}
         self._references: dict[str, Entry] = {}
-        self._entry_id = 0
+        self._last_entry_id: int | None = None
 
     def write(self, changes: Iterable[Change]) -> None:
         opened: list[Opened] = []
@@ -202,29 +206,19 @@ class _Rows:
         if hold.window is not None:
             self._move_window(hold.window, charge, -hold.amount, hold.at)
         if charge:
-            self._enter(
-                ending.at,
-                "charge",
-                account,
-                UPSTREAM + upstream,
-                charge,
-                hold.request_id,
-                hold.window,
-                None,
-                "",
-            )
+            self._entries.append(
+                (
+                    None, ending.at, "charge", account, UPSTREAM + upstream, charge, hold.request_id,
+                    hold.window, None, "",
+                )
+            )  # fmt: skip
         if change.writeoff:
-            self._enter(
-                ending.at,
-                "writeoff",
-                WRITEOFF,
-                UPSTREAM + upstream,
-                change.writeoff,
-                hold.request_id,
-                None,
-                None,
-                "",
-            )
+            self._entries.append(
+                (
+                    None, ending.at, "writeoff", WRITEOFF, UPSTREAM + upstream, change.writeoff,
+                    hold.request_id, None, None, "",
+                )
+            )  # fmt: skip
         if ending.status != "settled":
             return
         name = (int(ending.at // DAY_S), hold.key.name, hold.model, upstream)
@@ -251,9 +245,13 @@ class _Rows:
                     )
                 return
         debit, credit = change.sides
-        id_ = self._enter(
-            change.at, change.kind, debit, credit, change.amount, None, None, change.reference, change.note
-        )
+        id_ = self._next_entry_id()
+        self._entries.append(
+            (
+                id_, change.at, change.kind, debit, credit, change.amount, None, None, change.reference,
+                change.note,
+            )
+        )  # fmt: skip
         change.fresh = True
         change.entry = Entry(id_, change.at, change.kind, debit, credit, change.amount, None, change.note)
         if change.reference is not None:
@@ -267,14 +265,13 @@ class _Rows:
         ).fetchone()
         return None if row is None else Entry(*row)
 
-    def _enter(self, *values: Any) -> int:
-        if not self._entry_id:
+    def _next_entry_id(self) -> int:
+        """The id that the next entry of this batch gets: the file counts on from its last one."""
+        if self._last_entry_id is None:
             # Taken from the file in every transaction, so that a failed one leaves no gap.
             row = self._connection.execute("SELECT max(id) FROM entries").fetchone()
-            self._entry_id = row[0] or 0
-        self._entry_id += 1
-        self._entries.append((self._entry_id, *values))
-        return self._entry_id
+            self._last_entry_id = int(row[0] or 0)
+        return self._last_entry_id + len(self._entries) + 1
 
     def _move(self, account: str, posted: int, held: int) -> None:
         sums = self._accounts.get(account)
@@ -294,12 +291,9 @@ class _Rows:
             sums[2] = max(sums[2], at)
 
     def _insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        start = 0
-        for size in _ROWS_PER_INSERT:
-            while len(rows) - start >= size:
-                values = tuple(chain.from_iterable(rows[start : start + size]))
-                self._connection.execute(_INSERT[table, size], values)
-                start += size
+        for start in range(0, len(rows), _ROWS_PER_INSERT_MAX):
+            some = rows[start : start + _ROWS_PER_INSERT_MAX]
+            self._connection.execute(_insert(table, len(some)), tuple(chain.from_iterable(some)))
 
     def _flush(self, opened: Sequence[Opened], keys: Sequence[KeyPut]) -> None:
         execute, executemany = self._connection.execute, self._connection.executemany
