@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,14 @@ class Served:
         *arguments: str,
         wait: bool = True,
         listener: socket.socket | None = None,
+        command: Sequence[str] = COMMAND,
         **more: str,
     ) -> None:
         self.folder = folder
         self.log = folder / "serve.log"
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [*([] if listener is None else handing_over(listener)), *COMMAND, "serve", *arguments],
+                [*([] if listener is None else handing_over(listener)), *command, "serve", *arguments],
                 cwd=folder,
                 env=environment(**more),
                 stdout=subprocess.PIPE,
