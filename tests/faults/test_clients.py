@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -177,6 +177,20 @@ async def test_a_half_closed_client_is_taken_for_one_that_left(scene: Scene) -> 
 # --- clients that read slowly
 
 
+def stuck(peer: chaos.Peer) -> Callable[[], bool]:
+    """Whether the upstream has more to say and nobody has taken any of it for a while."""
+    left, since_s = -1, time.monotonic()
+
+    def look() -> bool:
+        nonlocal left, since_s
+        size = peer.transport.get_write_buffer_size()
+        if size != left:
+            left, since_s = size, time.monotonic()
+        return size > 0 and time.monotonic() - since_s > 0.3
+
+    return look
+
+
 @fault(
     "A client reads slowly",
     COMPLETE,
@@ -186,14 +200,13 @@ async def test_a_half_closed_client_is_taken_for_one_that_left(scene: Scene) -> 
 )
 async def test_a_slow_reader_slows_the_upstream_and_gets_every_byte(scene: Scene) -> None:
     event = chunk("x" * 60_000)
-    pieces = [STREAM[0], *[event] * 150, *STREAM[2:]]
+    pieces = [STREAM[0], *[event] * 600, *STREAM[2:]]
     async with chaos.serve([chaos.request(), chaos.send(chunked(pieces) + chaos.chunk(b""))]) as up:
         running = await scene.start(one(up.url))
         with deaf_socket(running) as deaf:
             deaf.sendall(request(STREAMED))
-            # What the kernel and the proxy keep is full, and the upstream has more.
-            await until(lambda: up.peers and up.peers[0].transport.get_write_buffer_size() > 2**20)
-            await asyncio.sleep(0.1)
+            await until(lambda: up.peers and up.peers[0].requests)
+            await until(stuck(up.peers[0]))
             deaf.setblocking(False)
             said = bytearray()
             while piece := await asyncio.get_running_loop().sock_recv(deaf, 2**16):
@@ -201,7 +214,7 @@ async def test_a_slow_reader_slows_the_upstream_and_gets_every_byte(scene: Scene
     told = parsed(bytes(said))
     assert told.body == b"".join(pieces)
     await scene.saw(str(told))
-    assert scene.lines[-1]["write_stall_ms"] >= 50
+    assert scene.lines[-1]["write_stall_ms"] >= 200
     assert await scene.charged() == COST
 
 
