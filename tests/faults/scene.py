@@ -297,7 +297,13 @@ class Scene:
         """How the books say that a call was paid, which is what its line says."""
         if line is None:
             return "none"
-        receipt = await self.running.ledger.receipt(line["id"])
+        ledger = self.running.ledger
+        receipt = await ledger.receipt(line["id"])
+        async with asyncio.timeout(WAIT_S):
+            # A client that left did not wait for its ending to be durable.
+            while receipt is not None and receipt.status == "held" and ledger.unavailable is None:
+                await asyncio.sleep(0.01)
+                receipt = await ledger.receipt(line["id"])
         if receipt is None:
             found = "none"
         elif receipt.status == "settled":
@@ -324,8 +330,8 @@ class Scene:
         """Compare all that was seen with the row."""
         assert self.seen, "the test has seen nothing"
         for seen in self.seen:
-            assert seen.client in row.client
-            assert seen.billing in row.billing
+            assert seen.client in row.client, seen
+            assert seen.billing in row.billing, seen
             for name, value in row.headers.items():
                 assert _like(seen.headers.get(name), value), (name, seen.headers.get(name))
             if row.log is None:

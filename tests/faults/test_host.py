@@ -392,7 +392,6 @@ async def test_an_endless_report_is_cut_and_no_call_waits_for_it(
 
 
 @pytest.mark.parametrize("drain", ["long enough", "too short", "hurried"])
-@pytest.mark.xfail(strict=True, reason="a drain is not told in the log yet")
 @fault(
     "The process is told to stop (SIGTERM), or to hurry (again)",
     (COMPLETE, TOLD),
