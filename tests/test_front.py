@@ -18,7 +18,7 @@ from tests.payloads import BODY, HIDDEN, ONE, OTHER_VERSIONS, PLAIN, REFUSED
 from tests.test_server import error_of, raw
 from tests.test_smuggling import STATUS
 from tests.upstream import FakeUpstream
-from tokenhub_proxy import connection, front, heads, sockets
+from tokenhub_proxy import connection, front, heads, overload, sockets
 from tokenhub_proxy.connection import HttpClient
 from tokenhub_proxy.errors import InvalidRequest, ProxyError
 
@@ -95,7 +95,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.heirs = Heirs()
-        self.front = front.Front(self.serve, LINES, cast(sockets.Server, self.heirs))
+        self.front = front.Front(self.serve, LINES, cast(sockets.Server, self.heirs), overload.Door(str))
         self.connection = self.front()
         self.wire = Wire()
         self.asked: list[tuple[str, bytes]] = []

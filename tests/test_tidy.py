@@ -47,6 +47,7 @@ FLOORS: dict[str, int] = {
     "ledger.*": 2,
     "observers": 2,
     "relay": 2,
+    "pulse": 2,
     "transports.*": 2,
     "watch": 2,
     # HTTP, and the operator's verbs
@@ -57,6 +58,7 @@ FLOORS: dict[str, int] = {
     "explain": 3,
     "front": 3,
     "heads": 3,
+    "overload": 3,
     "server": 3,
     "sockets": 3,
     # doors; wiring alone chooses implementations

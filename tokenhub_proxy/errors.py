@@ -248,6 +248,16 @@ class ShuttingDown(ProxyError):
         super().__init__("The server is shutting down.", retry_after_s=1)
 
 
+class Overloaded(ProxyError):
+    """503: the process has no files left for another connection."""
+
+    status = 503
+    code = "overloaded"
+
+    def __init__(self) -> None:
+        super().__init__("The server can take no more connections right now.", retry_after_s=1)
+
+
 class InternalError(ProxyError):
     """500: a bug of ours; the log has the traceback, the client has the request id."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import cast
 
 from tokenhub_proxy import heads, sockets
 from tokenhub_proxy.connection import HttpClient
 from tokenhub_proxy.heads import Head
+from tokenhub_proxy.overload import Door
 from tokenhub_proxy.sockets import Server, Socket
 
 # The deadlines of heads and of idle connections are looked at so often, by one timer for all of them.
@@ -84,6 +86,8 @@ class FrontConnection(Socket, asyncio.Protocol):
     # --- what the event loop calls; writing is paused and resumed by `Socket`
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._front.door.refuses(cast(asyncio.Transport, transport)):
+            return
         Socket.__init__(self, transport, self._loop)
         # Who connects has something to say; only between requests is silence usual.
         self.due_s = self._loop.time() + sockets.HEAD_S
@@ -214,13 +218,17 @@ class FrontConnection(Socket, asyncio.Protocol):
 class Front:
     """The server: makes connections, closes those that are due, and keeps aiohttp's server behind it.
 
-    `serve` answers one request whose line is in `lines`.
+    `serve` answers one request whose line is in `lines`. The `door` turns connections away while
+    there are no files to serve them with.
     """
 
-    def __init__(self, serve: Callable[[HttpClient], Awaitable[None]], lines: Lines, aiohttp: Server) -> None:
+    def __init__(
+        self, serve: Callable[[HttpClient], Awaitable[None]], lines: Lines, aiohttp: Server, door: Door
+    ) -> None:
         self.serve = serve
         self.lines = lines
         self.aiohttp = aiohttp
+        self.door = door
         self._own: set[FrontConnection] = set()
         self._loop = asyncio.get_running_loop()
         self._sweeping = False

@@ -21,7 +21,7 @@ LIMITED_S = 5.0
 # Statuses that speak of the credential, not of the upstream.
 CREDENTIAL_STATUSES = frozenset({401, 402, 403, 429})
 # Kinds that say nothing against the upstream's health: the answer was there, but of no use.
-BLAMELESS_KINDS = frozenset({"pool_timeout"})
+BLAMELESS_KINDS = frozenset({"pool_timeout", "overload"})
 
 
 class Breaker:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tokenhub_proxy import overload
 from tokenhub_proxy.activation import NotListening, inherited
 from tokenhub_proxy.cli import (
     FOUND,
@@ -93,6 +94,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(config: Config, watch: Watch | None, listener: socket.socket | None) -> int:
+    overload.raise_limit()
+    asyncio.get_running_loop().set_exception_handler(overload.AcceptFailures())
     stop, hurry, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
     _on_signals(stop, hurry, reload)
     try:

@@ -30,6 +30,7 @@ from tokenhub_proxy.errors import (
 )
 from tokenhub_proxy.front import Front
 from tokenhub_proxy.keys import Key
+from tokenhub_proxy.overload import Door
 from tokenhub_proxy.prices import format_usd, format_usd_per_token
 from tokenhub_proxy.receipts import receipt_json, timestamp
 from tokenhub_proxy.relay import Relay
@@ -284,7 +285,12 @@ async def listen(
 ) -> tuple[Front, asyncio.Server]:
     """Accept connections; port 0 picks a free one. A socket that listens already is used in its place."""
     lines = {f"{method} {path} HTTP/1.1\r\n".encode(): (method, path) for method, path in PLAIN}
-    front = Front(application.serve, lines, Server(application.handle, application.request_id))
+    front = Front(
+        application.serve,
+        lines,
+        Server(application.handle, application.request_id),
+        Door(application.request_id),
+    )
     where: dict[str, Any] = {"host": host, "port": port} if inherited is None else {"sock": inherited}
     # A burst of clients at once waits in the kernel rather than being refused.
     listener = await asyncio.get_running_loop().create_server(front, **where, backlog=2048)

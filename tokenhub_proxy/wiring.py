@@ -23,6 +23,7 @@ from tokenhub_proxy.errors import LedgerUnavailable, ShuttingDown
 from tokenhub_proxy.front import Front
 from tokenhub_proxy.ledger.sqlite import SqliteLedger, open_ledger
 from tokenhub_proxy.limits import Limits
+from tokenhub_proxy.pulse import Pulse
 from tokenhub_proxy.relay import Relay, Serving
 from tokenhub_proxy.routes import Routes, Target
 from tokenhub_proxy.server import Application, listen
@@ -133,11 +134,13 @@ class Proxy:
     _transports: Transports
     _server: Front
     _listener: asyncio.Server
-    _keeping: asyncio.Task[None] | None = None
+    _keeping: tuple[asyncio.Task[None], ...] = ()
 
     def keep(self) -> None:
-        """Begin to forget requests that are older than the config wants them."""
-        self._keeping = asyncio.get_running_loop().create_task(self._forget())
+        """Begin to forget requests that are older than the config wants them, and to watch the clocks."""
+        pulse = Pulse(self.relay.clock, self.relay.monotonic)
+        loop = asyncio.get_running_loop()
+        self._keeping = (loop.create_task(self._forget()), loop.create_task(pulse.run()))
 
     async def _forget(self) -> None:
         while True:
@@ -181,8 +184,8 @@ class Proxy:
         if pre_stop_s:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(hurry.wait(), pre_stop_s)
-        if self._keeping is not None:
-            self._keeping.cancel()
+        for task in self._keeping:
+            task.cancel()
         self._listener.close()
         await asyncio.sleep(ACCEPT_S)
         self._server.retire()

@@ -41,7 +41,6 @@ JSON = "200 JSON"
 COMPLETE = "200 stream, complete"
 TOLD = "200 stream, error event, cut"
 CUT = "200 stream, cut"
-COMPRESSED = "200 stream, compressed"
 
 # How a row says what a call costs; `mark` is what the log line calls it.
 BILLING = {
@@ -107,8 +106,7 @@ class Told:
         if not self.headers["content-type"].startswith("text/event-stream"):
             assert self.complete
             return JSON
-        if "content-encoding" in self.headers:
-            return COMPRESSED if self.complete else CUT
+        assert "content-encoding" not in self.headers
         if self.complete:
             assert self.body.endswith(DONE) or b"data: [DONE]" in self.body
             return COMPLETE

@@ -199,6 +199,8 @@ class Stream:
             return left
         payload = sse.data(event)
         if payload is None or not (payload or self.begun):
+            if not event.isspace():
+                self._note("pings")
             return left
         if payload == b"[DONE]":
             if not self.begun:

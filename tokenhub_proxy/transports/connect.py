@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import socket
 import ssl
@@ -34,7 +35,7 @@ async def connect(origin: Origin, connect_s: float, factory: Callable[[], _Proto
     """An open connection to the origin, through its proxy if it has one.
 
     Raises UpstreamUnavailable, nothing having been sent: `dns`, `refused`, `unreachable`,
-    `connect_timeout`, `proxy`, `tls_verify`, `tls`, `tls_timeout`. `connect_s` covers it all.
+    `connect_timeout`, `proxy`, `tls_verify`, `tls`, `tls_timeout`, `overload`. `connect_s` covers it all.
     """
     stage = "dns"
     loop = asyncio.get_running_loop()
@@ -67,6 +68,8 @@ async def connect(origin: Origin, connect_s: float, factory: Callable[[], _Proto
 
 
 def _kind(error: Exception, stage: str) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "overload"  # ours, not the upstream's: we have no file left for the connection
     if isinstance(error, ssl.SSLCertVerificationError):
         return "tls_verify"
     if isinstance(error, TimeoutError):
