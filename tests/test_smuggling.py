@@ -41,6 +41,8 @@ async def say(port: int, pieces: list[bytes]) -> bytes:
         async with asyncio.timeout(ANSWER_S):
             with contextlib.suppress(ConnectionError):
                 for piece in pieces:
+                    if writer.is_closing():
+                        break
                     writer.write(piece)
                     await asyncio.sleep(0.02)
             await reading
