@@ -351,7 +351,6 @@ async def test_a_jump_of_the_clock_expires_no_hold_and_opens_no_limit(scene: Sce
     await scene.saw(str(told), told.headers, 0)
 
 
-@pytest.mark.xfail(strict=True, reason="a jump of the clock is not told yet")
 async def test_a_jump_of_the_clock_is_told(scene: Scene, upstream: FakeUpstream) -> None:
     wall = Wall()
     running = await scene.start(one_upstream(upstream.base_url), clock=wall)
@@ -460,7 +459,6 @@ async def test_a_reload_changes_no_price_in_mid_stream_and_a_bad_one_nothing(
     await scene.saw(str(told), told.headers)
 
 
-@pytest.mark.xfail(strict=True, reason="running out of files is not told in the log yet")
 @fault(
     "The process may open no more files",
     COMPLETE,
