@@ -42,9 +42,7 @@ class Watch:
 
     def end(self, exchange: Exchange) -> None:
         """Nothing more is said or cut. Without an answer there is nothing to do."""
-        watched = self._watched.pop(exchange, None)
-        if watched is not None and watched.stalled_s:
-            exchange.notes["write_stall_ms"] = round(watched.stalled_s * 1000)
+        self._watched.pop(exchange, None)
 
     def _look(self) -> None:
         now_s = self._monotonic()
@@ -59,7 +57,6 @@ class _Watched:
     __slots__ = (
         "_bytes_out",
         "_incoming",
-        "_looked_at_s",
         "_progress",
         "_progress_s",
         "_progressed_at_s",
@@ -67,7 +64,6 @@ class _Watched:
         "client",
         "keep_alive_s",
         "spoke_at_s",
-        "stalled_s",
     )
 
     def __init__(self, incoming: Incoming, reply: Reply, progress_s: float, now_s: float) -> None:
@@ -75,18 +71,15 @@ class _Watched:
         self._reply = reply
         self._progress_s = progress_s
         self._progress = reply.progress
-        self._progressed_at_s = self._looked_at_s = self.spoke_at_s = now_s
+        self._progressed_at_s = self.spoke_at_s = now_s
         self._bytes_out = 0
         self.client: Client | None = None
         self.keep_alive_s: float | None = None
-        self.stalled_s = 0.0
 
     def look(self, now_s: float) -> None:
         client, reply = self.client, self._reply
-        passed_s, self._looked_at_s = now_s - self._looked_at_s, now_s
         if client is not None and client.paused:
             # The upstream is not being read: its silence is ours.
-            self.stalled_s += passed_s
             self._progressed_at_s = self.spoke_at_s = now_s
             return
         progress = reply.progress
