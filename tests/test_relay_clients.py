@@ -210,6 +210,7 @@ async def test_random_disconnects_stop_the_upstream_and_are_billed_by_what_was_r
         async with asyncio.timeout(90):
             await asyncio.gather(*map(one, range(count)))
         await until(lambda: len(running.exchanges) == count)
+        await until(lambda: not any(account.held for account in running.ledger.list_accounts()))
 
     took.sort()
     print(

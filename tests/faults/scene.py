@@ -42,7 +42,11 @@ COMPLETE = "200 stream, complete"
 TOLD = "200 stream, error event, cut"
 CUT = "200 stream, cut"
 
-# How a row says what a call costs; `mark` is what the log line calls it.
+# And how it looks when the process itself is the fault.
+REFUSED = "`serve` exits with 3"
+DROPPED = "the connection drops"
+
+# How a row says what a call costs, by the word of the log line.
 BILLING = {
     "none": "nothing; nothing was held",
     "void": "nothing; the hold is released",

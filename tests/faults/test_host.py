@@ -20,8 +20,10 @@ from tests.faults.scene import (
     COMPLETE,
     COST,
     CUT,
+    DROPPED,
     JSON,
     NOTHING,
+    REFUSED,
     SECONDS,
     STREAMED,
     TOLD,
@@ -48,7 +50,6 @@ from tokenhub_proxy.cli import LEDGER_REFUSED
 from tokenhub_proxy.ledger.file import JOURNAL_SIZE_MAX
 
 UNWRITABLE = "503 ledger_unavailable"
-REFUSED = "`serve` exits with 3"
 
 
 def on(running: Running) -> Storage:
@@ -286,14 +287,14 @@ async def test_a_killed_process_leaves_no_hold_and_charges_once(
 
 @fault(
     "The power fails",
-    "the connection drops",
+    DROPPED,
     "expired",
     note="nothing that was acknowledged is missing; `durability: full` syncs each hold before the upstream "
     "hears of the call, each ending before the client's last byte",
 )
 async def test_a_power_cut_loses_nothing_that_was_acknowledged(scene: Scene, tmp_path: Path) -> None:
     assert await cut_the_power(str(tmp_path), "full", cuts=60, calls=20, seed=94) == 0
-    scene.note("the connection drops", "expired")
+    scene.note(DROPPED, "expired")
 
 
 @fault(
