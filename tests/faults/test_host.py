@@ -154,7 +154,9 @@ def newer(path: Path) -> None:
 
 DAMAGE: dict[str, Callable[[Path], None]] = {
     "no database": lambda path: marked(path, 3),
+    "another size of pages": lambda path: marked(path, 16),
     "another application's": lambda path: marked(path, 70),
+    "a broken first page": lambda path: marked(path, 100),
     "a broken page": lambda path: marked(path, 3 * 4096),
     "of a newer version": newer,
 }
@@ -172,7 +174,7 @@ async def test_a_ledger_that_can_not_be_trusted_is_refused_and_left_alone(
 ) -> None:
     ledger = tmp_path / "books.db"
     url = f"sqlite:///{ledger}"
-    assert (await asyncio.to_thread(run, tmp_path, "keys", "create", "k", "--ledger", url)).returncode == 0
+    await (await wiring.open_ledger(url, clock=time.time)).aclose()
     DAMAGE[damage](ledger)
     before = ledger.read_bytes()
 
@@ -326,6 +328,7 @@ async def test_a_second_process_is_refused_and_touches_no_live_hold(scene: Scene
     COMPLETE,
     "usage",
     log={"status": 200, "reason": None},
+    events=["WARNING", "clock_jump"],
     note="its hold stays in the window where it began; rate limits follow a clock that never jumps",
 )
 async def test_a_jump_of_the_clock_expires_no_hold_and_opens_no_limit(scene: Scene, jump_s: float) -> None:
@@ -345,6 +348,7 @@ async def test_a_jump_of_the_clock_expires_no_hold_and_opens_no_limit(scene: Sce
         told = parsed(await answering)
 
         assert (second.status, str(third)) == (200, "429 rate_limited")
+        await until(lambda: "clock_jump" in scene.events)
         assert 1 <= int(third.headers["retry-after"]) <= 61
         assert 0 <= scene.lines[-1]["dur_ms"] < 60_000
         window = running.ledger.window(began)

@@ -18,5 +18,5 @@ def test_the_page_is_made_of_the_rows() -> None:
 def test_every_row_is_one_fault_and_on_the_page_once() -> None:
     rows = Counter(row.what for row in scene.ROWS)
     assert max(rows.values()) == 1
-    assert len(re.findall(r"^\| [A-Z`].* \|$", DOCS.read_text(), re.MULTILINE)) == len(rows)
+    assert len(re.findall(r"^\| (?!what happens).* \|$", DOCS.read_text(), re.MULTILINE)) == len(rows)
     assert {row.section for row in scene.ROWS} == set(page.SECTIONS)
