@@ -53,8 +53,12 @@ class Splitter:
 
 def data(event: bytes) -> bytes | None:
     """The data of one raw event, its lines joined by LF; None for comments and blank lines."""
-    if event.startswith(b"data: ") and event.find(b"\n") >= len(event) - 2 and b"\r" not in event:
-        return event[6:].rstrip(b"\n")  # one line, as nearly every event is
+    # One line of data, as nearly every event is, with or without its name before it.
+    start = event.find(b"\ndata: ") + 1 if event.startswith(b"event: ") else 0
+    if event.startswith(b"data: ", start) and b"\r" not in event:
+        end = event.find(b"\n", start)
+        if (end >= len(event) - 2 or end < 0) and event.count(b"\n", 0, start) <= 1:
+            return event[start + 6 :].rstrip(b"\n")
     found: list[bytes] = []
     for line in _LINE_END.split(event.removeprefix(_BOM)):
         name, _, value = line.partition(b":")

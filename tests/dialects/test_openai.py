@@ -11,10 +11,13 @@ from itertools import pairwise
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
 from tokenhub_proxy.calls import parse
 from tokenhub_proxy.dialects import Asking, Memory, dialect
+from tokenhub_proxy.dialects.answers import usage_at_end
 from tokenhub_proxy.dialects.passthrough import EVENT_BYTES_MAX, FIRST_EVENT_BYTES_MAX
 from tokenhub_proxy.errors import InvalidRequest, ProxyError, UpstreamUnavailable
 from tokenhub_proxy.prices import Usage
@@ -505,6 +508,65 @@ def test_json_errors_under_a_200_are_errors():
         assert say([orjson.dumps(body)], call, headers=JSON).raised == (InvalidRequest, "error_in_200")
     body = {"error": {"message": "no key", "code": "401"}}
     assert say([orjson.dumps(body)], chat(), headers=JSON).raised == (UpstreamUnavailable, "error_in_200")
+
+
+USAGE_KEYS = st.sampled_from(
+    ['"usage"', '"us\\u0061ge"', '"u"', '"say \\"usage"', '"usages"', '"}"', '"data"']
+)
+LEAVES = st.sampled_from(
+    [
+        "{}",
+        "null",
+        "[]",
+        '"usage"',
+        '"\\\\"',
+        '{"prompt_tokens": 3}',
+        '{"prompt_tokens":7,"x":"}"}',
+        '"}, {"',
+        "0",
+    ]
+)
+
+
+def members(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """JSON objects as text, spaced as upstreams do, or not."""
+    pairs = st.lists(st.tuples(USAGE_KEYS, values, st.sampled_from([":", " : "])), max_size=5)
+    return pairs.map(lambda found: "{" + ", ".join(key + colon + value for key, value, colon in found) + "}")
+
+
+JSON_TEXTS = members(st.recursive(LEAVES, lambda inner: st.one_of(members(inner), inner.map("[{}]".format))))
+
+
+@settings(max_examples=2000)
+@given(text=JSON_TEXTS, before=st.booleans(), pad=st.sampled_from([0, 4000, 9000]))
+def test_the_usage_at_the_end_of_a_large_answer_is_the_one_of_the_whole(text, before, pad):
+    """Where it is found without reading the whole, it is what reading the whole would find."""
+    inner = text.removeprefix("{").removesuffix("}")
+    padding = '"pad":"' + "x" * pad + '"'
+    body = "{" + ", ".join(filter(None, (padding, inner) if before else (inner, padding))) + "}"
+    found = usage_at_end(body.encode())
+    assert found is None or found == orjson.loads(body)["usage"]
+
+
+def test_the_usage_of_an_ordinary_large_answer_is_read_from_its_end():
+    plain = {
+        "object": "list",
+        "data": [{"embedding": [0.125] * 9000, "usage": {"prompt_tokens": 1}}],
+        "model": "m",
+    }
+    for form in (
+        orjson.dumps,
+        lambda body: json.dumps(body).encode(),
+        lambda body: json.dumps(body, indent=2).encode(),
+    ):
+        assert usage_at_end(form({**plain, "usage": USAGE})) == USAGE
+        assert usage_at_end(form({**plain, "usage": USAGE, "id": "x"})) == USAGE
+        assert usage_at_end(form(plain)) is None
+
+
+def test_an_error_in_a_large_answer_counts_for_more_than_its_usage():
+    body = orjson.dumps({"data": ["x" * 70_000], "error": {"message": "no", "code": 500}, "usage": USAGE})
+    assert say([body], embeddings(), headers=JSON).raised == (UpstreamUnavailable, "error_in_200")
 
 
 def test_a_large_answer_is_understood_by_its_ends():

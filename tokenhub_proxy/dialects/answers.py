@@ -24,9 +24,13 @@ from tokenhub_proxy.prices import Usage
 PARSED_BYTES_MAX = 64 * 2**10
 # One that may hold reasoning to keep is, up to here: a long answer beside the longest that is kept.
 KEPT_PARSED_BYTES_MAX = 4 * 2**20
-# Where in a large answer the usage stands: first or last, and never far from there.
+# In a large answer the usage stands last, or nearly so.
 USAGE_TAIL_BYTES = 4096
+# What a good answer has, by endpoint.
+_SAID = {"chat": b'"choices"', "embeddings": b'"data"'}
 # How a vector begins, and so how it is encoded.
+_USAGE_VALUE = re.compile(rb'"usage"\s*:\s*\{')
+_BACKSLASH = ord("\\")
 _VECTOR = re.compile(rb'"embedding"\s*:\s*(["\[])')
 
 
@@ -47,9 +51,10 @@ class Answers:
         if len(body) > (PARSED_BYTES_MAX if self._keeper is None else KEPT_PARSED_BYTES_MAX):
             if not (body[:64].lstrip().startswith(b"{") and body[-64:].rstrip().endswith(b"}")):
                 raise UpstreamUnavailable(kind="bad_json", executed=True)
-            # Parsing half a megabyte of floats costs more than relaying it.
-            for part in (body[-USAGE_TAIL_BYTES:], body[:USAGE_TAIL_BYTES]):
-                usage = self.read_usage(_usage_within(part))
+            # Parsing half a megabyte of floats costs more than relaying it; what may be an error does not.
+            # (From the end: Python searches a large text several times faster backwards.)
+            if body.rfind(b'"error"') < 0 and _SAID[self._call.endpoint] in body:
+                usage = self.read_usage(usage_at_end(body))
                 if usage is not None:
                     return body, usage
         found = parse_object(body)
@@ -113,20 +118,31 @@ def _sums_apart(usage: object) -> bool:
     return prompt is None or output is None or total != prompt + output
 
 
-def _usage_within(part: bytes) -> object:
-    """The usage object inside a piece of JSON text, if it stands there whole."""
-    start = part.rfind(b'"usage"')
-    start = part.find(b"{", start) if start >= 0 else -1
-    if start < 0:
+def usage_at_end(body: bytes) -> object:
+    """The top-level `usage` of a large JSON object, read from its end; None where it does not stand there.
+
+    In valid JSON it is the one that parsing the whole would find. `"usage"` is a whole string unless its
+    first quote is escaped. What follows its value must, with a brace before it, be an object: so one
+    brace is all that is open there, and the member is the outermost object's. No later member can
+    have the same name, however it is spelled.
+    """
+    tail = body[-USAGE_TAIL_BYTES:].rstrip()
+    start = tail.rfind(b'"usage"')
+    value = _USAGE_VALUE.match(tail, start) if start > 0 and tail[start - 1] != _BACKSLASH else None
+    if value is None:
         return None
-    depth, position = 1, start
+    depth, end = 1, value.end() - 1
     while depth:
-        end = part.find(b"}", position + 1)
-        if end < 0:
+        closing = tail.find(b"}", end + 1)
+        if closing < 0:
             return None
-        depth += part.count(b"{", position + 1, end) - 1
-        position = end
-    return parse_object(part[start : position + 1])
+        depth += tail.count(b"{", end + 1, closing) - 1
+        end = closing
+    rest = tail[end + 1 :].lstrip()
+    after = parse_object(b"{" + rest.removeprefix(b","))
+    if after is None or "usage" in after:
+        return None
+    return parse_object(tail[value.end() - 1 : end + 1])
 
 
 def read_error(body: bytes) -> tuple[object, object]:

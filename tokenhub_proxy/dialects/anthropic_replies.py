@@ -325,4 +325,4 @@ def _string(values: Mapping[str, Any], name: str) -> str:
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}

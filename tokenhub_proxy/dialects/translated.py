@@ -34,6 +34,8 @@ class Chunks:
         self.text_bytes = 0  # of all that was said, for the estimate
         self._started: set[int] = set()
         self._tools: dict[int, int] = {}  # calls so far, by choice
+        self._head = b""  # of every chunk, as far as its choices
+        self._head_says = ("", "")  # the id and the model in it
 
     def delta(self, delta: dict[str, Any], *, choice: int = 0, logprobs: object = None) -> bytes:
         """A piece of the answer; the first of each choice opens it with its role."""
@@ -47,7 +49,7 @@ class Chunks:
 
     def text(self, text: str, *, choice: int = 0, field: str = "content") -> bytes:
         """Text of the answer, or of another text field such as `reasoning_content`."""
-        self.text_bytes += len(text.encode())
+        self.text_bytes += len(text) if text.isascii() else len(text.encode())
         return self.delta({field: text}, choice=choice)
 
     def tool(self, id: str, name: str, arguments: str = "", *, choice: int = 0, **extra: Any) -> bytes:
@@ -82,17 +84,30 @@ class Chunks:
         return self._encode({"choices": [], "usage": write_usage(usage)})
 
     def _chunk(self, delta: dict[str, Any], choice: int, **extra: Any) -> bytes:
-        body = {"index": choice, "delta": delta, "logprobs": None, "finish_reason": None, **extra}
-        return self._encode({"choices": [body]})
+        if extra:
+            body = {"index": choice, "delta": delta, "logprobs": None, "finish_reason": None, **extra}
+            return self._encode({"choices": [body]})
+        # Most chunks differ in nothing but this.
+        said = orjson.dumps(delta)
+        return b'%b,"choices":[{"index":%d,"delta":%b,"logprobs":null,"finish_reason":null}]}\n\n' % (
+            self._begun(), choice, said,
+        )  # fmt: skip
 
     def _encode(self, members: dict[str, Any]) -> bytes:
-        head = {
-            "id": self.id,
-            "object": "chat.completion.chunk",
-            "created": int(self.created_s),
-            "model": self.model,
-        }
-        return sse.encode(orjson.dumps(head | members))
+        return b"%b,%b\n\n" % (self._begun(), orjson.dumps(members)[1:])
+
+    def _begun(self) -> bytes:
+        """The event up to its first member that can differ from chunk to chunk."""
+        if self._head_says != (self.id, self.model):
+            head = {
+                "id": self.id,
+                "object": "chat.completion.chunk",
+                "created": int(self.created_s),
+                "model": self.model,
+            }
+            self._head = b"data: " + orjson.dumps(head)[:-1]
+            self._head_says = (self.id, self.model)
+        return self._head
 
 
 class Gathered(Chunks):
@@ -263,17 +278,15 @@ class TranslatedEvents(Translated):
 
     def split(self, data: bytes) -> Iterable[dict[str, Any]]:
         for event in self._splitter.feed(data):
-            yield from self._objects(sse.data(event))
+            payload = sse.data(event)
+            found = parse_object(payload) if payload is not None else None
+            if found is not None:
+                yield found
+            elif payload:
+                self.bad_event()
         if len(self._splitter.rest) > EVENT_BYTES_MAX:
             self._splitter.rest = b""
             self.fail(UpstreamUnavailable(kind="too_large", executed=True))
-
-    def _objects(self, payload: bytes | None) -> Iterable[dict[str, Any]]:
-        found = parse_object(payload) if payload is not None else None
-        if found is not None:
-            yield found
-        elif payload:
-            self.bad_event()
 
     def end(self) -> bytes:
         """The last event may lack its blank line, and an error may come as bare JSON."""
