@@ -40,6 +40,10 @@ from tokenhub_proxy.wire import RequestHeaders
 
 log = logging.getLogger(__name__)
 
+# What the kernel takes of an answer before the client's window lets it go. By itself it takes 4 MiB
+# for each client that reads nothing, and all of that is read from an upstream, and paid for.
+UNSENT_BYTES_MAX = 128 * 1024
+
 METERED: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/embeddings": "embeddings"}
 # What most requests are: served without aiohttp, where they are written in the usual way.
 PLAIN = (*(("POST", path) for path in METERED), ("GET", "/v1/models"), ("GET", "/healthz"))
@@ -294,4 +298,7 @@ async def listen(
     where: dict[str, Any] = {"host": host, "port": port} if inherited is None else {"sock": inherited}
     # A burst of clients at once waits in the kernel rather than being refused.
     listener = await asyncio.get_running_loop().create_server(front, **where, backlog=2048)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        for each in listener.sockets:  # what they accept inherits it
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
     return front, listener

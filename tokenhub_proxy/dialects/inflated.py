@@ -9,7 +9,7 @@ from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
 from tokenhub_proxy.inflate import CODINGS, Corrupt, Inflater, TooMuch, coding_of
 from tokenhub_proxy.prices import Usage
 
-# What one read, 256 KiB at most, may become. Text of a model shrinks to a tenth; a sixtieth is a bomb.
+# What one read, 64 KiB at most, may become. Text of a model shrinks to a tenth; a 256th is a bomb.
 READ_BYTES_MAX = 16 * 2**20
 
 

@@ -21,7 +21,7 @@ _TUNNEL_HEAD_MAX = 8192
 _TUNNEL_OPEN = re.compile(rb"HTTP/1\.[01] 2\d\d[ \r]")
 
 _Address = tuple[Any, ...]
-_Protocol = TypeVar("_Protocol", bound=asyncio.Protocol)
+_Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 # What the deadline cut short, or what an OSError broke, by the stage it happened in.
 _TIMEOUT_KINDS = {"dns": "dns", "tcp": "connect_timeout", "proxy": "connect_timeout", "tls": "tls_timeout"}

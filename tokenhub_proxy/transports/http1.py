@@ -17,14 +17,20 @@ HEADER_BYTES_MAX = 8190
 # A head in all; also what chunk sizes and trailers may take between two pieces of a body.
 HEAD_BYTES_MAX = 64 * 1024
 # What waits here for the first `pump`: the answer began while the caller was still deciding.
-# One read more may come on top (256 KiB with both event loops).
+# One read more may come on top.
 BUFFER_BYTES_MAX = 256 * 1024
+# The most that one read takes. The last one waits for a client that takes nothing, so hundreds of
+# those cost megabytes by it; and whoever shares the loop waits for the read to be dealt with. Left
+# to themselves both event loops take four times as much.
+READ_BYTES_MAX = 64 * 1024
+# One for all: what is read is parsed, and copied where it is kept, before the loop reads again.
+_READ = memoryview(bytearray(READ_BYTES_MAX))
 # Up to here head and body are joined into one write, which is one system call and one packet;
 # a larger body is not copied once more for that.
 _JOINED_BYTES_MAX = 64 * 1024
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """Carries one exchange at a time: `begin`, `pump` until the end, `rest`; then the next.
 
     The waits are wake-ups only: whoever is woken looks at `failure`, `head_done` and `complete`.
@@ -198,7 +204,13 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _READ
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(_READ[:nbytes])
+
+    def data_received(self, data: bytes | memoryview) -> None:
         parser = self._parser
         if parser is None or self.complete:
             # Nobody asked for these bytes: what the next answer would begin with can't be trusted.
