@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or damaged under the whole proxy: nothing is spent that can't be written."""
+"""A disk that is full or read-only under the whole proxy: nothing is spent that can't be written."""
 
 from __future__ import annotations
 
@@ -210,25 +210,3 @@ def test_a_server_refuses_a_disk_that_it_can_not_write(disk: Disk, tmp_path: Pat
     assert refused.returncode == LEDGER_REFUSED
     assert "Read-only file system" in refused.stderr
     assert disk.ledger.read_bytes() == before
-
-
-# --- damage
-
-# Bytes that SQLite itself trusts: its name, the size of a page, the kinds of two pages, and our mark.
-FLIPPED = {"name": 3, "page size": 16, "first page": 100, "another page": 3 * 4096, "mark": 70}
-
-
-@pytest.mark.parametrize("where", FLIPPED)
-def test_a_server_refuses_a_damaged_file_and_leaves_it_as_it_is(tmp_path: Path, where: str) -> None:
-    ledger = tmp_path / "books.db"
-    assert run(tmp_path, "keys", "create", "mine", "--ledger", f"sqlite:///{ledger}").returncode == 0
-    damaged = bytearray(ledger.read_bytes())
-    damaged[FLIPPED[where]] ^= 0x55
-    ledger.write_bytes(damaged)
-
-    refused = run(tmp_path, "serve", "--listen", "127.0.0.1:0", "--ledger", f"sqlite:///{ledger}")
-
-    assert refused.returncode == LEDGER_REFUSED, refused.stderr
-    assert str(ledger) in refused.stderr
-    assert "Traceback" not in refused.stderr
-    assert ledger.read_bytes() == damaged

@@ -62,69 +62,6 @@ def leave(writer: asyncio.StreamWriter, how: str) -> None:
 # --- clients that leave
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_costs_nothing(proxy: Running) -> None:
-    _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-    writer.write(HEAD.encode() + b"Content-Length: 1000\r\n\r\n{")
-    await until(lambda: proxy.proxy.relay.in_flight)
-
-    leave(writer, "close")
-
-    exchange = await ended(proxy)
-    assert (exchange.gone, exchange.told_status, exchange.billing) == ("read", 499, "none")
-    await writer.wait_closed()
-
-
-async def test_a_client_that_leaves_while_its_hold_is_written_never_reaches_the_upstream(
-    proxy: Running, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gate = Gate(proxy, monkeypatch)
-    gate.finished.set()
-    _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-    writer.write(request_bytes(BODY))
-    await until(lambda: "place" in gate.asked)
-
-    leave(writer, "close")
-
-    exchange = await ended(proxy)
-    assert (exchange.gone, exchange.billing, upstream.asked) == ("held", "void", [])
-    await writer.wait_closed()
-
-
-@pytest.mark.parametrize("how", ["close", "reset", "half"])
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_before_the_first_byte_is_not_charged(
-    serve: Serve, how: str, stream: bool
-) -> None:
-    async with chaos.serve([chaos.request()]) as up:
-        running = await serve(one_upstream(up.url + "/v1"))
-        _, writer = await asyncio.open_connection("127.0.0.1", running.port)
-        writer.write(request_bytes({**BODY, "stream": stream, "stream_options": None}))
-        await until(lambda: up.peers and up.peers[0].requests)
-
-        leave(writer, how)
-        left_at = time.monotonic()
-
-        await up.peers[0].gone()
-        exchange = await ended(running)
-        writer.close()
-    assert up.peers[0].ended_at_s is not None
-    assert up.peers[0].ended_at_s - left_at < 1.0
-    assert (exchange.gone, exchange.told_status) == ("ttfb", 499)
-    assert await charged(running, exchange) == ("released", 0, False)
-
-
-async def test_a_client_that_leaves_after_the_last_event_has_had_its_answer(proxy: Running) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-    writer.write(request_bytes(BODY, close=False))
-    await reader.readuntil(DONE)
-
-    leave(writer, "reset")
-
-    exchange = await ended(proxy)
-    assert (exchange.gone, exchange.told_status, exchange.error) == ("", 200, None)
-    assert await charged(proxy, exchange) == ("settled", 60_000, False)
-
-
 async def test_a_client_that_leaves_while_the_books_are_closed_is_charged_once(
     proxy: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +14,6 @@ from tests import chaos
 from tests.conftest import KEY, Running, Serve, one_upstream
 from tests.test_server import MESSAGES
 from tests.upstream import DONE, STREAM, FakeUpstream, chunk, stream_says, usage_chunk
-from tokenhub_proxy import relay as relay_module
 from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.ledger import Hold
 from tokenhub_proxy.prices import Price, Usage
@@ -226,17 +223,6 @@ async def test_a_whole_answer_waits_for_the_books(
 # --- endings
 
 
-async def test_a_missing_done_is_added_when_the_model_finished(serve: Serve, upstream: FakeUpstream) -> None:
-    upstream.says = lambda asked: stream_says(STREAM[:-1])
-    running = await serve(one_upstream(upstream.base_url))
-
-    _, said, ended = await stream(running)
-
-    assert (said, ended) == (b"".join(STREAM), True)
-    assert running.exchanges[0].notes["missing_done"] == 1
-    assert running.exchanges[0].error is None
-
-
 @pytest.mark.parametrize("how", [chaos.close, chaos.reset])
 async def test_a_connection_that_breaks_after_the_finish_is_no_failure(serve: Serve, how: Any) -> None:
     script = [*answers(STREAM[:-1], ends=False), chaos.pause(0.05), how()]
@@ -248,43 +234,6 @@ async def test_a_connection_that_breaks_after_the_finish_is_no_failure(serve: Se
     assert (said, ended) == (b"".join(STREAM), True)
     assert running.exchanges[0].error is None
     assert await charged(running, running.exchanges[0]) == ("settled", 60_000, False)
-
-
-@pytest.mark.parametrize("done_after", [False, True])
-async def test_an_error_event_after_tokens_is_relayed_and_never_followed_by_done(
-    serve: Serve, upstream: FakeUpstream, done_after: bool
-) -> None:
-    failed = b'data: {"error": {"message": "overloaded", "code": 529}}\n\n'
-    pieces = [chunk("Hel"), failed, *([DONE] if done_after else [])]
-    upstream.says = lambda asked: stream_says(pieces)
-    running = await serve(one_upstream(upstream.base_url))
-
-    _, said, ended = await stream(running)
-
-    assert (said, ended) == (chunk("Hel") + failed, False)
-    assert running.exchanges[0].notes["error_event"] == 1
-    assert (await charged(running, running.exchanges[0]))[::2] == ("settled", True)
-
-
-@pytest.mark.parametrize("produced", [1, 3])
-async def test_silence_ends_in_an_error_event_and_an_unterminated_body(serve: Serve, produced: int) -> None:
-    pieces = [chunk(f"word {n} ") for n in range(produced)]
-    async with chaos.serve(answers(pieces, ends=False)) as up:
-        running = await serve(
-            one_upstream(up.url + "/v1").replace("api_key:", "timeouts: {idle: 1}, api_key:")
-        )
-
-        _, said, ended = await stream(running)
-        await up.peers[0].gone()
-
-    assert not ended
-    assert said.startswith(b"".join(pieces))
-    error = json.loads(said.removeprefix(b"".join(pieces)).removeprefix(b"data: "))["error"]
-    assert (error["code"], error["request_id"]) == ("upstream_unavailable", running.exchanges[0].id)
-    assert running.exchanges[0].error is not None
-    assert running.exchanges[0].error.reason == "idle"
-    prompt = orjson.dumps(BODY)
-    assert await charged(running, running.exchanges[0]) == ("settled", estimate(pieces, prompt), True)
 
 
 async def test_a_stream_cut_before_its_first_event_is_released(serve: Serve) -> None:
@@ -321,32 +270,6 @@ async def test_nothing_told_and_no_end_is_an_http_error(serve: Serve) -> None:
 
     assert head.startswith(b"HTTP/1.1 502 ")
     assert b"x-should-retry: false" in head
-
-
-async def test_an_upstream_that_stays_open_after_done_is_waited_for_no_longer_than_the_grace(
-    serve: Serve,
-) -> None:
-    async with chaos.serve(answers(STREAM, ends=False)) as up:
-        running = await serve(one_upstream(up.url + "/v1"))
-        started = time.monotonic()
-
-        _, said, ended = await stream(running)
-        took = time.monotonic() - started
-        await up.peers[0].gone()
-
-    assert (said, ended) == (b"".join(STREAM), True)
-    assert took < relay_module.LINGER_S + 0.6
-    assert await charged(running, running.exchanges[0]) == ("settled", 60_000, False)
-
-
-async def test_bytes_after_done_are_relayed_with_it(serve: Serve, upstream: FakeUpstream) -> None:
-    upstream.says = lambda asked: stream_says([*STREAM, b": bye\n\n"], pause_s=0.01)
-    running = await serve(one_upstream(upstream.base_url))
-
-    _, said, ended = await stream(running)
-
-    assert (said, ended) == (b"".join(STREAM) + b": bye\n\n", True)
-    assert running.exchanges[0].notes["after_done"] == 1
 
 
 async def test_a_fault_of_ours_in_mid_stream_leaves_the_body_unterminated_and_is_settled(

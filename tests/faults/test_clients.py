@@ -94,6 +94,7 @@ async def test_a_client_that_leaves_while_its_hold_is_written_never_reaches_the_
     assert upstream.asked == []
 
 
+@pytest.mark.parametrize("body", [STREAMED, WHOLE], ids=["stream", "whole"])
 @pytest.mark.parametrize("how", ["close", "reset"])
 @fault(
     "A client leaves while it waits for the first byte",
@@ -102,10 +103,12 @@ async def test_a_client_that_leaves_while_its_hold_is_written_never_reaches_the_
     log={"status": 499, "reason": "ttfb", "cost_at_risk": 1},
     note="the upstream is closed within a second",
 )
-async def test_a_client_that_leaves_before_the_first_byte_is_not_charged(scene: Scene, how: str) -> None:
+async def test_a_client_that_leaves_before_the_first_byte_is_not_charged(
+    scene: Scene, how: str, body: dict[str, Any]
+) -> None:
     async with chaos.serve([chaos.request()]) as up:
         running = await scene.start(one(up.url))
-        _, writer = await connected(running, request(STREAMED))
+        _, writer = await connected(running, request(body))
         await until(lambda: up.peers and up.peers[0].requests)
         leave(writer, how)
         await closed_within(up.peers[0], 1.0, time.monotonic())

@@ -153,6 +153,7 @@ async def test_a_missing_done_is_added_after_a_finish(
     assert (await scene.charged() == COST) is usage
 
 
+@pytest.mark.parametrize("after", [[], [DONE]], ids=["end", "done"])
 @pytest.mark.parametrize("usage", [True, False])
 @fault(
     "The upstream sends an error event after some tokens",
@@ -162,11 +163,11 @@ async def test_a_missing_done_is_added_after_a_finish(
     note="the upstream's own event, word for word; whatever follows it, the end is unclean",
 )
 async def test_an_upstreams_error_event_is_relayed_word_for_word(
-    scene: Scene, upstream: FakeUpstream, usage: bool
+    scene: Scene, upstream: FakeUpstream, usage: bool, after: list[bytes]
 ) -> None:
     failed = b'data: {"error": {"message": "overloaded", "code": 529}}\n\n'
     pieces = [*EVENTS, *([usage_chunk(10, 2)] if usage else []), failed]
-    upstream.says = lambda _: stream_says(pieces)
+    upstream.says = lambda _: stream_says([*pieces, *after])
     await scene.start(one_upstream(upstream.base_url))
     told = await scene.call()
     assert told.body == b"".join(pieces)
