@@ -27,6 +27,8 @@ CONFIG_KEY_LENGTH_MIN = len(PREFIX) + 16
 # Longer credentials are nobody's key; refusing them early keeps hashing cheap.
 SECRET_LENGTH_MAX = 256
 
+DAY_S = 86400
+
 Period = Literal["day", "week", "month", "total"]
 
 
@@ -247,12 +249,16 @@ def period_name(key: str, per: Period, now_s: float) -> str:
 
     The window is part of the name, so nothing ever resets.
     """
-    now = datetime.fromtimestamp(now_s, UTC)
+    return f"{key}/{_period(per, int(now_s // DAY_S))}"
+
+
+@lru_cache(maxsize=64)  # a window of each length; today's, and those of a clock that jumps
+def _period(per: Period, day: int) -> str:
+    """What a window is called that holds this day, counted since 1970."""
+    date = datetime.fromtimestamp(day * DAY_S, UTC)
     if per == "day":
-        return f"{key}/{now:%Y-%m-%d}"
+        return f"{date:%Y-%m-%d}"
     if per == "week":
-        year, week, _ = now.isocalendar()
-        return f"{key}/{year}-W{week:02d}"
-    if per == "month":
-        return f"{key}/{now:%Y-%m}"
-    return f"{key}/total"
+        year, week, _ = date.isocalendar()
+        return f"{year}-W{week:02d}"
+    return f"{date:%Y-%m}" if per == "month" else "total"

@@ -22,6 +22,12 @@ METERS_MIN = 1000
 CONCURRENT_RETRY_S = 1.0
 
 
+_REQUESTS, _TOKENS = (
+    tuple(f"x-ratelimit-{told}-{unit}" for told in ("limit", "remaining", "reset"))
+    for unit in ("requests", "tokens")
+)
+
+
 class Window:
     """How much was admitted in the last minute."""
 
@@ -61,14 +67,14 @@ class Window:
     def wait_s(self, amount: int, limit: int, now_s: float) -> float:
         """Seconds until `amount` more fits under the limit; 0 when it fits now."""
         over = self.total + amount - limit
+        if over <= 0:
+            return 0.0
         for place, counted in self._places:
-            if over <= 0:
-                break
             over -= counted
             if over <= 0:
                 leaves_s = (place + _WINDOW_PLACES) / PLACES_PER_S
                 return max(0.0, leaves_s - now_s) + WAIT_MARGIN_S
-        return 0.0 if over <= 0 else WINDOW_S
+        return WINDOW_S
 
     def reset_s(self, now_s: float) -> float:
         """Seconds until nothing of the last minute counts any more."""
@@ -215,14 +221,14 @@ def _headers(meter: Meter, scope: Scope, now_s: float) -> dict[str, str]:
     found: dict[str, str] = {}
     if scope.requests_per_minute is None and scope.tokens_per_minute is None:
         return found
-    for unit, window, limit in (
-        ("requests", meter.requests, scope.requests_per_minute),
-        ("tokens", meter.tokens, scope.tokens_per_minute),
+    for names, window, limit in (
+        (_REQUESTS, meter.requests, scope.requests_per_minute),
+        (_TOKENS, meter.tokens, scope.tokens_per_minute),
     ):
         if limit is not None:
-            found[f"x-ratelimit-limit-{unit}"] = str(limit)
-            found[f"x-ratelimit-remaining-{unit}"] = str(max(0, limit - window.total))
-            found[f"x-ratelimit-reset-{unit}"] = _duration(window.reset_s(now_s))
+            found[names[0]] = str(limit)
+            found[names[1]] = str(max(0, limit - window.total))
+            found[names[2]] = _duration(window.reset_s(now_s))
     return found
 
 
