@@ -156,6 +156,9 @@ async def upstream() -> None:
     told: dict[str, str] = {}
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Answer(told), "127.0.0.1", 0, backlog=4096)
+    # Hundreds of floods, stopped at 4 MiB each, would be all the memory that the kernel has for TCP; in
+    # earnest it is another machine's.
+    server.sockets[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 2**17)
     say(server.sockets[0].getsockname()[1])
     await asyncio.to_thread(sys.stdin.read)
     say(told)

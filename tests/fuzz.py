@@ -10,6 +10,7 @@ to see a failure again.
 from __future__ import annotations
 
 import argparse
+import gzip
 import multiprocessing
 import os
 import random
@@ -17,6 +18,7 @@ import re
 import signal
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -32,7 +34,9 @@ from tests.dialects.rows import ROWS
 from tokenhub_proxy import calls, sse
 from tokenhub_proxy.dialects import Asking, Memory, Reply, dialect
 from tokenhub_proxy.dialects.eventstream import Frame, Frames
+from tokenhub_proxy.dialects.inflated import plain
 from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
+from tokenhub_proxy.inflate import CODINGS
 from tokenhub_proxy.prices import Price
 from tokenhub_proxy.routes import Route
 
@@ -180,12 +184,12 @@ def request(rng: random.Random) -> str:
     row = rng.choice(list(ROWS.values()))
     asking = asking_of(row, **(rng.choice(OPTIONS) if row.name == "openai" else {}))
     if endpoint == "embeddings":
-        asking = replace(asking, target=replace(asking.target, model=rng.choice(EMBEDDERS)))
+        asking = asking._replace(target=replace(asking.target, model=rng.choice(EMBEDDERS)))
     route = Route("m", (asking.target,), PRICE, output_max=4096)
     try:
         amount, output_max = route.bound(call, rng.choice((None, 0, 10**6, 10**12)))
         assert amount >= PRICE.ceiling(0, 0)
-        asking = replace(asking, output_max=output_max, output_default=4096)
+        asking = asking._replace(output_max=output_max, output_default=4096)
         outgoing = dialect(row.name, Memory()).request(call, asking)
     except ProxyError as error:
         return refused(error, "unsayable")
@@ -198,7 +202,27 @@ def request(rng: random.Random) -> str:
 
 
 def reply(rng: random.Random) -> str:
-    """An upstream's answer, damaged, to a call of any kind: cut anywhere it comes to the same."""
+    """An upstream's answer, damaged: cut anywhere it comes to the same."""
+    answer = answered(rng)
+    whole = answer.told([answer.raw])
+    assert answer.told(segments(answer.raw, rng)) == whole
+    return whole.word
+
+
+def inflated(rng: random.Random) -> str:
+    """An answer that comes compressed: the same again; and where that is damaged, no more than refused."""
+    answer = answered(rng)
+    coding = rng.choice(CODINGS)
+    packed = gzip.compress(answer.raw, 1) if coding == "gzip" else zlib.compress(answer.raw, 1)
+    if rng.random() < 0.4:
+        return "damaged, " + answer.told(segments(damaged(packed, rng), rng), coding).word
+    found = answer.told(segments(packed, rng), coding)
+    assert found == answer.told([answer.raw])
+    return found.word
+
+
+def answered(rng: random.Random) -> Answered:
+    """An upstream's answer to a call of any kind, with any damage."""
     row = rng.choice(list(ROWS.values()))
     stream = rng.random() < 0.7
     call = call_of(stream, **({"stream_options": {"include_usage": True}} if rng.random() < 0.7 else {}))
@@ -214,11 +238,8 @@ def reply(rng: random.Random) -> str:
         raw = damaged(raw, rng, [one.raw for one in row.streams.values()])
     if rng.random() < 0.03:
         kind, status = rng.choice(KINDS), rng.choice((200, 204, 206, 302, 400, 404, 429, 500, 529))
-    clean = rng.random() < 0.7
     asking = asking_of(row, **(rng.choice(OPTIONS) if row.name == "openai" else {}))
-    whole = _told(row, call, status, kind, [raw], clean, asking)
-    assert _told(row, call, status, kind, segments(raw, rng), clean, asking) == whole
-    return whole.word
+    return Answered(row, call, asking, raw, kind, status, clean=rng.random() < 0.7)
 
 
 def vectors(rng: random.Random) -> str:
@@ -237,9 +258,11 @@ def vectors(rng: random.Random) -> str:
     body = {"model": "m", "input": ["a", "b"], **({"encoding_format": form} if form else {})}
     call = calls.parse(orjson.dumps(body), "embeddings", owner="main")
     row = ROWS[name]
-    asking = replace(asking_of(row), target=replace(asking_of(row).target, model=model))
-    whole = _told(row, call, 200, "application/json", [raw], True, asking)
-    assert _told(row, call, 200, "application/json", segments(raw, rng), True, asking) == whole
+    asking = asking_of(row)
+    asking = asking._replace(target=replace(asking.target, model=model))
+    answer = Answered(row, call, asking, raw)
+    whole = answer.told([raw])
+    assert answer.told(segments(raw, rng)) == whole
     return whole.word
 
 
@@ -252,34 +275,40 @@ class Told:
     usage: object = None
 
 
-def _told(
-    row: Row,
-    call: calls.Call,
-    status: int,
-    kind: str,
-    pieces: Sequence[bytes],
-    clean: bool,
-    asking: Asking,
-) -> Told:
-    """Play an answer, and hold it to what every answer promises."""
-    answer: Reply | None = None
-    try:
-        answer = dialect(row.name, Memory()).reply(call, asking, status, {"content-type": kind})
-        said, rest = played(answer, pieces, clean=clean)
-    except ProxyError as error:
-        assert answer is None or not answer.begun, "what has begun can't be refused"
-        return Told("refused", error.code.encode())
-    usage = answer.usage
-    assert min(usage.input, usage.cached, usage.cache_write, usage.output, usage.reasoning) >= 0
-    assert PRICE.cost(usage) >= 0
-    told = said + rest
-    if row.translated and call.stream:
-        _check_stream(told, answer.finished)
-    elif row.translated and call.endpoint == "chat" and told:
-        ChatCompletion.model_validate(orjson.loads(told), strict=True)
-    if not answer.finished:
-        return Told("unfinished", told, usage)
-    return Told("finished", told, usage)
+@dataclass(frozen=True)
+class Answered:
+    """What an upstream answers to a call, and how its head describes it."""
+
+    row: Row
+    call: calls.Call
+    asking: Asking
+    raw: bytes
+    kind: str = "application/json"
+    status: int = 200
+    clean: bool = True  # its body ends, rather than being cut
+
+    def told(self, pieces: Sequence[bytes], coding: str = "") -> Told:
+        """Play it, in these pieces, and hold it to what every answer promises."""
+        row, call = self.row, self.call
+        headers = {"content-type": self.kind, **({"content-encoding": coding} if coding else {})}
+        answer: Reply | None = None
+        try:
+            answer = plain(
+                dialect(row.name, Memory()).reply(call, self.asking, self.status, headers), headers
+            )
+            said, rest = played(answer, pieces, clean=self.clean)
+        except ProxyError as error:
+            assert coding or answer is None or not answer.begun, "what has begun can't be refused"
+            return Told("refused", error.code.encode())
+        usage = answer.usage
+        assert min(usage.input, usage.cached, usage.cache_write, usage.output, usage.reasoning) >= 0
+        assert PRICE.cost(usage) >= 0
+        told = said + rest
+        if row.translated and call.stream:
+            _check_stream(told, answer.finished)
+        elif row.translated and call.endpoint == "chat" and told:
+            ChatCompletion.model_validate(orjson.loads(told), strict=True)
+        return Told("finished" if answer.finished else "unfinished", told, usage)
 
 
 def _check_stream(told: bytes, finished: bool) -> None:
@@ -329,10 +358,11 @@ TARGETS: dict[str, Callable[[random.Random], str]] = {
     "frames": frames,
     "request": request,
     "reply": reply,
+    "inflated": inflated,
     "vectors": vectors,
 }
 # Of a hundred inputs, so many go to each target: the more code behind it, the more.
-SHARES = {"splitter": 15, "frames": 10, "request": 30, "reply": 40, "vectors": 5}
+SHARES = {"splitter": 15, "frames": 10, "request": 30, "reply": 35, "inflated": 5, "vectors": 5}
 
 # --- the corpus
 

@@ -66,14 +66,13 @@ class Inflated:
     def feed(self, data: bytes) -> bytes:
         if not data:
             return self._reply.feed(b"")
-        if self._reply.done:
-            return b""
         try:
             inflated = self._inflater.feed(data, READ_BYTES_MAX)
-        except Corrupt:
-            raise UpstreamUnavailable(kind="encoding", executed=True) from None
-        except TooMuch:
-            raise UpstreamUnavailable(kind="meter_cap", executed=True) from None
+        except (Corrupt, TooMuch) as error:
+            if self._reply.done:
+                return b""  # the answer is whole, whatever is behind it
+            kind = "encoding" if isinstance(error, Corrupt) else "meter_cap"
+            raise UpstreamUnavailable(kind=kind, executed=True) from None
         # A piece may hold no whole byte yet, and no bytes would be the end.
         return self._reply.feed(inflated) if inflated else b""
 
