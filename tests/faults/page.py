@@ -8,7 +8,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tests.faults import scene, test_clients, test_host, test_streams, test_upstream
+from tests.faults import (
+    scene,
+    test_clients,
+    test_clients_bodies,
+    test_clients_rights,
+    test_host,
+    test_host_operations,
+    test_streams,
+    test_streams_bytes,
+    test_upstream,
+    test_upstream_answers,
+)
 from tests.faults.scene import BILLING, COMPLETE, CUT, GONE, JSON, NOTHING, REFUSED, TOLD, Fault
 
 HEAD = """# What happens when…
@@ -21,10 +32,16 @@ left open lacks the last chunk of HTTP, so that every client sees a failure. Whe
 its work although nobody is charged, the log line says `cost_at_risk`.
 """
 SECTIONS = {
-    "upstream": ("An upstream fails before its answer has begun", test_upstream),
-    "streams": ("An upstream fails in mid-stream, or streams what few expect", test_streams),
-    "clients": ("A client leaves, stalls, or asks for what it may not have", test_clients),
-    "host": ("The ledger, the host, the operator", test_host),
+    "upstream": ("An upstream fails before its answer has begun", (test_upstream, test_upstream_answers)),
+    "streams": (
+        "An upstream fails in mid-stream, or streams what few expect",
+        (test_streams, test_streams_bytes),
+    ),
+    "clients": (
+        "A client leaves, stalls, lies, or asks for what it may not have",
+        (test_clients, test_clients_bodies, test_clients_rights),
+    ),
+    "host": ("The ledger, the host, the operator", (test_host, test_host_operations)),
 }
 ANSWERS = {
     NOTHING: "the connection closed, not a byte",
@@ -44,14 +61,15 @@ def page() -> str:
 
 
 def _sections() -> Iterator[str]:
-    for section, (title, module) in SECTIONS.items():
-        yield f"\n## {title}\n\n{module.__doc__}\n\n"
+    for title, modules in SECTIONS.values():
+        yield f"\n## {title}\n\n"
         yield "| what happens | the client sees | it costs | the log says | besides |\n"
         yield "|---|---|---|---|---|\n"
-        for row in scene.ROWS:
-            if row.section == section:
-                cells = (row.what, _client(row), _billing(row), _log(row), row.note or "")
-                yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+        for module in modules:
+            for row in scene.ROWS:
+                if row.module == module.__name__:
+                    cells = (row.what, _client(row), _billing(row), _log(row), row.note)
+                    yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
 def _client(row: Fault) -> str:

@@ -71,7 +71,7 @@ class Fault:
     log: Mapping[str, object] | None
     events: tuple[str, ...]
     note: str
-    section: str
+    module: str
 
 
 @dataclass
@@ -377,7 +377,6 @@ def fault(
     """The row of a test. With `log` left out there is no line."""
 
     def decorate(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-        section = test.__module__.rpartition(".")[2].removeprefix("test_")
         row = Fault(
             what,
             (client,) if isinstance(client, str) else client,
@@ -386,7 +385,7 @@ def fault(
             log,
             tuple(events),
             note,
-            section,
+            test.__module__,
         )
         assert all(one in BILLING for one in row.billing)
         ROWS.append(row)
