@@ -323,6 +323,20 @@ def test_no_float_comes_near_money() -> None:
     judge("float", breaches)
 
 
+def test_an_assertion_only_looks() -> None:
+    """Under `python -O` there are none: what they did would not be done."""
+    breaches = {}
+    for name in modules():
+        for node in ast.walk(tree(name)):
+            if not isinstance(node, ast.Assert):
+                continue
+            for inner in ast.walk(node.test):
+                looks = isinstance(inner, ast.Call) and ast.unparse(inner.func) in ("isinstance", "len")
+                if isinstance(inner, ast.Call | ast.Await | ast.NamedExpr | ast.Yield) and not looks:
+                    breaches[f"{name}:{ast.unparse(node.test)}"] = f"line {node.lineno}: does something"
+    judge("assertion", breaches)
+
+
 # In two pieces, so that this file does not find itself.
 UNFINISHED = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
 MACHINE_PATH = re.compile(r"""["'\s(=](?:file:/)?/(?:home|root|Users|work|mnt|opt)/\w""")
