@@ -52,6 +52,7 @@ FLOORS: dict[str, int] = {
     "watch": 2,
     # HTTP, and the operator's verbs
     "admin": 3,
+    "aiohttp_server": 3,
     "connection": 3,
     "control": 3,
     "dashboard.*": 3,

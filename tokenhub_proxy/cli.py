@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -182,8 +181,7 @@ def _verb(group: Any, noun: str, name: str, help: str) -> argparse.ArgumentParse
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    with _without_authorities():
-        from tokenhub_proxy import serve
+    from tokenhub_proxy import serve
 
     return serve.run(arguments.config, arguments.listen, arguments.ledger)
 
@@ -305,9 +303,8 @@ def _results_here(
     from tokenhub_proxy.config.embedded import embedded
     from tokenhub_proxy.errors import ProxyError
     from tokenhub_proxy.ledger import LedgerRefused
+    from tokenhub_proxy.wiring import administer, ollama_models
 
-    with _without_authorities():
-        from tokenhub_proxy.wiring import administer, ollama_models
     if config is None:
         config = embedded(os.environ, ollama_models() if verb == "explain" else ())
     try:
@@ -363,19 +360,3 @@ def load_config(named: str | None) -> Config | None:
 
 def _cause(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
-
-
-@contextmanager
-def _without_authorities() -> Iterator[None]:
-    """Imports within the block read no certificate authorities.
-
-    aiohttp reads all of the system's twice when it is imported, for its client, which nothing here
-    uses: 80 ms and 2 MiB. A context made in this block would trust nobody, so it fails safe.
-    """
-    import ssl
-
-    ssl.SSLContext.set_default_verify_paths = lambda self: None  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del ssl.SSLContext.set_default_verify_paths  # the inherited one shows again

@@ -91,15 +91,18 @@ class HttpClient:
 
     # --- the request
 
+    def check(self) -> None:
+        """Refuse what two readers could take for two things. Raises InvalidRequest."""
+
     async def body(self, bytes_max: int) -> bytes:
         if self.length is not None and self.length > bytes_max:
             self.keep_alive = False
             raise RequestTooLarge(f"The body is over {bytes_max} bytes.", reason="too_large declared")
         self._expect()
-        whole = self._whole(bytes_max)
-        if whole is not None:
-            return whole
         try:
+            whole = self._whole(bytes_max)
+            if whole is not None:
+                return whole
             async with asyncio.timeout(BODY_S) as deadline:
                 return await self._read(bytes_max, deadline)
         except TimeoutError:
@@ -110,7 +113,7 @@ class HttpClient:
             raise InvalidRequest("The body is not valid HTTP.", reason="bad_http") from None
 
     def _whole(self, bytes_max: int) -> bytes | None:
-        """The body, if all of it is there and it is not over the limit."""
+        """The body, if all of it is there and it is not over the limit. Raises BadBody."""
         raise NotImplementedError
 
     async def _piece(self) -> bytes:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import cast
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, cast
 
 from tokenhub_proxy import heads, sockets
 from tokenhub_proxy.connection import HttpClient
+from tokenhub_proxy.errors import ProxyError
 from tokenhub_proxy.heads import Head
 from tokenhub_proxy.overload import Door
-from tokenhub_proxy.sockets import Server, Socket
+from tokenhub_proxy.sockets import Socket
+
+if TYPE_CHECKING:
+    from tokenhub_proxy.aiohttp_server import Connection, Server
+
+log = logging.getLogger(__name__)
 
 # The deadlines of heads and of idle connections are looked at so often, by one timer for all of them.
 SWEEP_S = 0.5
@@ -119,12 +129,12 @@ class FrontConnection(Socket, asyncio.Protocol):
         head = heads.read(data[:end], lines) if end else None
         if head is not None:
             self._serve(head, data[end:])
-        elif end or not heads.begins(data, lines):
-            self._hand_over(data)
-        else:
-            if self._served and not self._ahead:
-                self.due_s = self._loop.time() + sockets.HEAD_S
-            self._ahead = data
+            return
+        if self._served and not self._ahead:
+            self.due_s = self._loop.time() + sockets.HEAD_S
+        self._ahead = data
+        if end or not heads.begins(data, lines):
+            self._front.hand_over(self)
 
     def _serve(self, head: Head, data: bytes) -> None:
         length = head.length
@@ -203,33 +213,57 @@ class FrontConnection(Socket, asyncio.Protocol):
             data, self._ahead = self._ahead, b""
             self._begin(data)
 
-    def _hand_over(self, data: bytes) -> None:
-        """Let aiohttp serve this connection, beginning with these bytes."""
-        self._front.remove(self)
-        connection = self._front.aiohttp()
-        if self._ahead or not self._served:
-            connection.head_s = max(0.0, self.due_s - self._loop.time())
-        self.transport.set_protocol(connection)
-        connection.connection_made(self.transport)
-        connection.socket.retiring = self.retiring
-        connection.data_received(data)
+    def become(self, heir: Connection) -> None:
+        """Let aiohttp serve this connection, from the request on that is not ours."""
+        self.transport.set_protocol(heir)
+        heir.head_s = max(0.0, self.due_s - self._loop.time())
+        heir.connection_made(self.transport)
+        heir.socket.retiring = self.retiring
+        heir.data_received(self._ahead)
+
+
+class ParserMissing(ProxyError):
+    """aiohttp was installed without its C extension."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "aiohttp's C parser is missing here; install a wheel of aiohttp, and unset AIOHTTP_NO_EXTENSIONS."
+        )
+
+
+def require_parser() -> None:
+    """Raise ParserMissing where aiohttp would parse in Python, which is laxer; without importing it."""
+    aiohttp = find_spec("aiohttp")
+    places = aiohttp.submodule_search_locations if aiohttp is not None else ()
+    extension = PathFinder.find_spec("aiohttp._http_parser", places)
+    if extension is None or os.environ.get("AIOHTTP_NO_EXTENSIONS"):
+        raise ParserMissing
+
+
+def _aiohttp_server() -> type[Server]:
+    from tokenhub_proxy.aiohttp_server import Server
+
+    return Server
 
 
 class Front:
     """The server: makes connections, closes those that are due, and keeps aiohttp's server behind it.
 
-    `serve` answers one request whose line is in `lines`. The `door` turns connections away while
-    there are no files to serve them with.
+    `serve` answers one request; `lines` are the request lines of those that need no aiohttp. The `door`
+    turns connections away while there are no files to serve them with.
     """
 
     def __init__(
-        self, serve: Callable[[HttpClient], Awaitable[None]], lines: Lines, aiohttp: Server, door: Door
+        self, serve: Callable[[HttpClient], Awaitable[None]], lines: Lines, request_id: Callable[[], str]
     ) -> None:
         self.serve = serve
         self.lines = lines
-        self.aiohttp = aiohttp
-        self.door = door
+        self.aiohttp: Server | None = None  # until there is something for it
+        self.door = Door(request_id)
+        self._request_id = request_id
         self._own: set[FrontConnection] = set()
+        self._waiting: list[FrontConnection] = []
+        self._importing: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._sweeping = False
 
@@ -237,9 +271,34 @@ class Front:
         return FrontConnection(self, self._loop)
 
     @property
-    def connections(self) -> Sequence[FrontConnection | sockets.Connection]:
+    def connections(self) -> Sequence[FrontConnection | Connection]:
         """All that are open, whoever serves them."""
-        return [*self._own, *self.aiohttp.own]
+        return [*self._own, *(self.aiohttp.own if self.aiohttp is not None else ())]
+
+    def hand_over(self, connection: FrontConnection) -> None:
+        """What came on this connection, and all that will, is aiohttp's."""
+        if self.aiohttp is not None:
+            self._own.discard(connection)
+            connection.become(self.aiohttp())
+            return
+        connection.transport.pause_reading()
+        self._waiting.append(connection)
+        if self._importing is None:
+            self._importing = self._loop.create_task(self._import())
+
+    async def _import(self) -> None:
+        """Import aiohttp: a sixth of a second, in a thread, so that streams go on meanwhile."""
+        try:
+            self.aiohttp = (await asyncio.to_thread(_aiohttp_server))(self.serve, self._request_id)
+        except Exception:
+            log.exception("aiohttp can't be imported")
+        waiting, self._waiting, self._importing = self._waiting, [], None
+        for connection in waiting:
+            if self.aiohttp is None:
+                connection.transport.close()
+            elif not connection.transport.is_closing():
+                connection.transport.resume_reading()
+                self.hand_over(connection)
 
     def add(self, connection: FrontConnection) -> None:
         """A connection was made."""
@@ -249,7 +308,7 @@ class Front:
             self._loop.call_later(SWEEP_S, self._sweep)
 
     def remove(self, connection: FrontConnection) -> None:
-        """A connection is lost, or aiohttp's."""
+        """A connection is lost."""
         self._own.discard(connection)
 
     def _sweep(self) -> None:
@@ -281,6 +340,9 @@ class Front:
         tasks = [task for task in (one.task for one in own) if task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=timeout)
-        await self.aiohttp.shutdown(timeout)
+        if self._importing is not None:
+            self._importing.cancel()
+        if self.aiohttp is not None:
+            await self.aiohttp.shutdown(timeout)
         for connection in own:
             connection.cut()

@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import unquote
 
 import orjson
-from aiohttp import web
 
 from tokenhub_proxy import keys
 from tokenhub_proxy.calls import Endpoint
@@ -28,14 +27,12 @@ from tokenhub_proxy.errors import (
     ShuttingDown,
     shown,
 )
-from tokenhub_proxy.front import Front
+from tokenhub_proxy.front import Front, require_parser
 from tokenhub_proxy.keys import Key
-from tokenhub_proxy.overload import Door
 from tokenhub_proxy.prices import format_usd, format_usd_per_token
 from tokenhub_proxy.receipts import receipt_json, timestamp
 from tokenhub_proxy.relay import Relay
 from tokenhub_proxy.routes import Route
-from tokenhub_proxy.sockets import AiohttpClient, Server
 from tokenhub_proxy.wire import RequestHeaders
 
 log = logging.getLogger(__name__)
@@ -106,22 +103,15 @@ class Application:
         found = {("POST", path) for path in METERED} | {("GET", path) for path in self._routes}
         return found | {("GET", prefix + "{}") for prefix in self._prefixes}
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Serve one request of an aiohttp connection."""
-        client = AiohttpClient(request)
-        try:
-            client.check()
-        except InvalidRequest as error:
-            client.extra_headers = self._cors(client)
-            await answer_error(client, error, self.request_id())
-        else:
-            await self.serve(client)
-        return client.written()
-
     async def serve(self, client: HttpClient) -> None:
         """Answer one request, whichever connection it came on."""
         if client.headers.get("Origin") is not None:
             client.extra_headers = self._cors(client)
+        try:
+            client.check()
+        except InvalidRequest as error:
+            await answer_error(client, error, self.request_id())
+            return
         endpoint = METERED.get(client.path) if client.method == "POST" else None
         try:
             if endpoint is not None:
@@ -287,14 +277,13 @@ def key_object(key: Key, relay: Relay) -> dict[str, Any]:
 async def listen(
     application: Application, host: str, port: int, inherited: socket.socket | None = None
 ) -> tuple[Front, asyncio.Server]:
-    """Accept connections; port 0 picks a free one. A socket that listens already is used in its place."""
+    """Accept connections; port 0 picks a free one. A socket that listens already is used in its place.
+
+    Raises ParserMissing.
+    """
+    require_parser()
     lines = {f"{method} {path} HTTP/1.1\r\n".encode(): (method, path) for method, path in PLAIN}
-    front = Front(
-        application.serve,
-        lines,
-        Server(application.handle, application.request_id),
-        Door(application.request_id),
-    )
+    front = Front(application.serve, lines, application.request_id)
     where: dict[str, Any] = {"host": host, "port": port} if inherited is None else {"sock": inherited}
     # A burst of clients at once waits in the kernel rather than being refused.
     listener = await asyncio.get_running_loop().create_server(front, **where, backlog=2048)

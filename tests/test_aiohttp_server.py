@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from aiohttp import web
 
-from tokenhub_proxy import sockets
+from tokenhub_proxy import aiohttp_server, sockets
+from tokenhub_proxy.connection import HttpClient
 
 
 class Recorded(asyncio.Transport):
@@ -34,10 +34,10 @@ async def test_a_head_that_begins_with_the_connection_has_its_deadline_too(
     """Some event loops hand over the first bytes before aiohttp's task has begun."""
     monkeypatch.setattr(sockets, "HEAD_S", 0.05)
 
-    async def never(request: web.BaseRequest) -> web.StreamResponse:
+    async def never(client: HttpClient) -> None:
         raise AssertionError("half a head is no request")
 
-    connection = sockets.Server(never, lambda: "req_1")()
+    connection = aiohttp_server.Server(never, lambda: "req_1")()
     transport = Recorded()
     connection.connection_made(transport)
     connection.data_received(b"GET / HTTP/1.1\r\n")

@@ -1,0 +1,249 @@
+"""All that the front hands over: aiohttp's connections, with the deadlines and the strictness they lack.
+
+Importing it takes as long as the rest of the start, so that is done when the first connection needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
+
+from aiohttp import http_parser, web
+from aiohttp.web_protocol import _ErrInfo
+
+from tokenhub_proxy import sockets
+from tokenhub_proxy.connection import BadBody, HttpClient
+from tokenhub_proxy.errors import InvalidRequest
+from tokenhub_proxy.front import ParserMissing
+from tokenhub_proxy.sockets import Socket
+from tokenhub_proxy.wire import RequestHeaders
+
+SPOKEN = ((1, 0), (1, 1))
+CREDENTIAL_PARAMETERS = frozenset({"api_key", "api-key", "key", "access_token"})
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's connection, with the deadlines it lacks, telling the client when writing has to pause."""
+
+    __slots__ = ("_content", "_head_timer", "head_s", "request_id", "socket")
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.request_id: Callable[[], str] = str
+        self.head_s = sockets.HEAD_S
+        self._content: Any = None  # the body of the last request that came
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def cut(self) -> None:
+        """Close at once, whatever was not taken."""
+        self.socket.transport.abort()
+
+    def retire(self, *, greeted: bool) -> None:
+        """Serve the request at hand, if there is one, and no other; unless `greeted`, a first one too."""
+        self.socket.retiring = True
+        if self._waiting and (greeted or not self.expecting):
+            self.force_close()
+
+    @property
+    def expecting(self) -> bool:
+        """True until the first request has come: who has connected is about to send it."""
+        return self._request_count == 0 and self._waiting
+
+    @property
+    def _waiting(self) -> bool:
+        """No request is at hand: aiohttp's loop sleeps until one has come whole."""
+        if self._waiter is None:
+            # Before its first sleep too, which the first bytes may come before.
+            return self._request_count == 0
+        return not self._waiter.done()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # aiohttp forgets its transport when it closes it, long before the last bytes are taken.
+        self.socket = Socket(transport, self._loop)
+        super().connection_made(transport)
+        # Who connects has something to say; only between requests is silence usual.
+        self._head_timer = self._loop.call_later(self.head_s, self.force_close)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages:
+            self._look_at(*self._messages[-1])
+        if self._head_timer is None:
+            if self._waiting:  # these bytes began a head and did not end it
+                self._head_timer = self._loop.call_later(sockets.HEAD_S, self.force_close)
+        elif not self._waiting:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _look_at(self, message: Any, content: Any) -> None:
+        """Tell a body that its end will never come, because the parser has refused a piece of it.
+
+        aiohttp only queues the refusal as the next answer, and whoever reads the body waits.
+        """
+        if not isinstance(message, _ErrInfo):
+            self._content = content
+        elif self._content is not None and not self._content.is_eof():
+            self._content.set_exception(web.RequestPayloadError())
+            self._content.feed_eof()
+            # One request, one answer.
+            self.socket.retiring = True
+            self.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.socket.pause_writing()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.socket.resume_writing()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.socket.resume_writing()
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """A request that aiohttp's parser refused: its answer has our shape, and is the last one."""
+        id = self.request_id()
+        error = InvalidRequest("The request is not valid HTTP.", reason="bad_http", status=status)
+        answer = web.Response(
+            status=status,
+            body=error.body(id),
+            content_type="application/json",
+            headers={"x-request-id": id},
+        )
+        answer.force_close()
+        return answer
+
+
+class Written(web.StreamResponse):
+    """What aiohttp is given for an answer that is on the wire already."""
+
+    def __init__(self, keep_alive: bool) -> None:
+        super().__init__()
+        self._keep_alive = keep_alive
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+class AiohttpClient(HttpClient):
+    """One request that aiohttp has parsed, and its answer. Raises ConnectionResetError if it has left."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        if request.transport is None:
+            raise ConnectionResetError
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        path, _, query = request.raw_path.partition("?")
+        super().__init__(
+            connection.socket,
+            request.method,
+            path,
+            cast(RequestHeaders, request.headers),
+            request.content_length,
+            # aiohttp's parser drops what came in one packet with a request to upgrade, and would take up
+            # whatever follows that, wherever in a request it begins: nothing may follow.
+            keep_alive=request.keep_alive and "Upgrade" not in request.headers,
+            chunked=request.version >= (1, 1),
+            query_credentials=_query_credentials(query),
+        )
+        self._request = request
+
+    def check(self) -> None:
+        """Refuse what two readers could take for two things; after that, nothing more is read.
+
+        Raises InvalidRequest.
+        """
+        request = self._request
+        self.keep_alive, keep_alive = False, self.keep_alive
+        if request.version not in SPOKEN:
+            raise InvalidRequest("Only HTTP/1.0 and HTTP/1.1 are spoken here.", status=505, reason="version")
+        if request.version < (1, 1) and "Transfer-Encoding" in request.headers:
+            raise InvalidRequest("HTTP/1.0 has no transfer codings.", reason="bad_http")
+        if not request.raw_path.startswith("/") or request.method == "CONNECT":
+            raise InvalidRequest("The request target must be a path.", reason="bad_target")
+        self.keep_alive = keep_alive
+
+    def _whole(self, bytes_max: int) -> bytes | None:
+        content = self._request.content
+        if not content.is_eof() or content.total_bytes > bytes_max:
+            return None
+        try:
+            return content.read_nowait(-1)
+        except web.RequestPayloadError:
+            raise BadBody from None
+
+    async def _piece(self) -> bytes:
+        try:
+            return await self._request.content.readany()
+        except web.RequestPayloadError:
+            raise BadBody from None
+
+    def written(self) -> Written:
+        """What aiohttp's loop is told about this answer."""
+        self.leave()
+        return Written(self.keep_alive and not self.socket.retiring)
+
+
+def _query_credentials(query: str) -> Sequence[str]:
+    if not query:
+        return ()
+    names = {pair.partition("=")[0] for pair in query.split("&")}
+    return tuple(names & CREDENTIAL_PARAMETERS)
+
+
+class Server(web.Server):
+    """aiohttp's low-level server, with our connections and no router of its own.
+
+    Raises ParserMissing where aiohttp has its parser in Python alone, which is laxer and many times slower.
+    """
+
+    def __init__(self, serve: Callable[[HttpClient], Awaitable[None]], request_id: Callable[[], str]) -> None:
+        if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+            raise ParserMissing
+        super().__init__(
+            self._handle,
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            lingering_time=sockets.LINGER_S,
+            keepalive_timeout=sockets.KEEP_ALIVE_S,
+        )
+        self._serve = serve
+        self._request_id = request_id
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        client = AiohttpClient(request)
+        await self._serve(client)
+        return client.written()
+
+    def __call__(self) -> Connection:
+        connection = Connection(self, loop=self._loop, **self._kwargs)
+        connection.request_id = self._request_id
+        return connection
+
+    @property
+    def own(self) -> list[Connection]:
+        """The open connections."""
+        return [one for one in self.connections if isinstance(one, Connection)]
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as its parent has it
+        """Close every connection; what a client has not taken after so many seconds is thrown away."""
+        connections = self.own
+        await super().shutdown(timeout)
+        for connection in connections:
+            connection.cut()
