@@ -17,6 +17,7 @@ import orjson
 
 from tokenhub_proxy import observers
 from tokenhub_proxy.admin import Administration
+from tokenhub_proxy.calls import Call
 from tokenhub_proxy.config import Config
 from tokenhub_proxy.dialects import Dialect, Memory, dialect
 from tokenhub_proxy.errors import LedgerUnavailable, ShuttingDown
@@ -29,6 +30,7 @@ from tokenhub_proxy.routes import Routes, Target
 from tokenhub_proxy.server import Application, listen
 from tokenhub_proxy.transports.demo import Demo
 from tokenhub_proxy.transports.fanout import FanOut
+from tokenhub_proxy.transports.faulty import Faulty
 from tokenhub_proxy.transports.live import Live
 from tokenhub_proxy.transports.script import Script
 from tokenhub_proxy.wire import Transport
@@ -86,8 +88,9 @@ class Transports:
         self._network = FanOut(self._live)
         self._scripted = scripted  # by dialect
 
-    def __call__(self, target: Target) -> Transport:
-        return self._scripted.get(target.upstream.dialect, self._network)
+    def __call__(self, target: Target, call: Call) -> Transport:
+        transport = self._scripted.get(target.upstream.dialect, self._network)
+        return transport if call.fault is None else Faulty(transport, call.fault)
 
     def retain(self, config: Config) -> None:
         """After a reload: let go of the connections to upstreams that are gone."""
@@ -95,13 +98,15 @@ class Transports:
 
     async def aclose(self) -> None:
         await self._live.aclose()
+        for transport in self._scripted.values():
+            await transport.aclose()
 
 
 def make_relay(
     config: Config,
     ledger: SqliteLedger,
     *,
-    transport: Callable[[Target], Transport],
+    transport: Callable[[Target, Call], Transport],
     told: Sequence[observers.Observer] = (),
     clock: Callable[[], float] = time.time,
     hop: str = "",
@@ -226,6 +231,7 @@ async def start(
     told: Sequence[observers.Observer] = (),
     clock: Callable[[], float] = time.time,
     inherited: socket.socket | None = None,
+    transports: Callable[[str], Transports] | None = None,
 ) -> Proxy:
     """Open the books, listen, and serve. The caller stops what it got.
 
@@ -237,7 +243,10 @@ async def start(
     try:
         await ledger.declare(config.keys, config.accounts)
         hop = f"tokenhub-proxy-{os.urandom(8).hex()}"  # of this run, and of nothing else
-        transports = Transports({"demo": Script(Demo(demo_pause_s).answer)}, hop)
+        if transports is None:
+            carriers = Transports({"demo": Script(Demo(demo_pause_s).answer)}, hop)
+        else:
+            carriers = transports(hop)
         counters = observers.Counters()
         line = (
             observers.log_to(log, config.log_format, asyncio.get_running_loop().call_soon)
@@ -247,7 +256,7 @@ async def start(
         relay = make_relay(
             config,
             ledger,
-            transport=transports,
+            transport=carriers,
             told=[counters, observers.trouble, *([line] if line is not None else []), *told],
             clock=clock,
             hop=hop,
@@ -271,7 +280,7 @@ async def start(
         application=application,
         ledger=ledger,
         base_url=f"http://{shown_host(host)}:{address[1]}/v1",
-        _transports=transports,
+        _transports=carriers,
         _server=server,
         _listener=listener,
     )
