@@ -14,6 +14,7 @@ from tokenhub_proxy import cli_prices
 
 if TYPE_CHECKING:
     from tokenhub_proxy.config import Config
+    from tokenhub_proxy.pricelist import Listed
     from tokenhub_proxy.routes import Upstream
 
 # Exit codes that scripts rely on: 1 says that something was found or failed, 2 that the command or
@@ -90,6 +91,9 @@ def _add(commands: Any, name: str, run: Any, help: str, *, ledger: bool = True) 
 def _add_serving(commands: Any) -> None:
     serve = _add(commands, "serve", _serve, "run the server")
     serve.add_argument("--listen", metavar="HOST:PORT", help="where to listen; port 0 picks a free one")
+    tapes = serve.add_mutually_exclusive_group()
+    tapes.add_argument("--record", metavar="DIR", help="record what upstreams answer, a cassette a model")
+    tapes.add_argument("--replay", metavar="DIR", help="answer from the cassettes in DIR, and call nobody")
     check = _add(
         commands, "check", _check, "validate the config and show its routes and prices", ledger=False
     )
@@ -185,7 +189,9 @@ def _serve(arguments: argparse.Namespace) -> int:
     with _without_authorities():
         from tokenhub_proxy import serve
 
-    return serve.run(arguments.config, arguments.listen, arguments.ledger)
+    return serve.run(
+        arguments.config, arguments.listen, arguments.ledger, record=arguments.record, replay=arguments.replay
+    )
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -341,13 +347,16 @@ def config_path(named: str | None) -> Path | None:
 
 def read_config(path: Path) -> Config:
     """The config in this file. Raises ConfigError."""
-    from tokenhub_proxy import pricelist
     from tokenhub_proxy.config import load_file
 
-    def listed_price(upstream: Upstream, model: str) -> pricelist.Listed | None:
-        return pricelist.lookup(upstream.dialect, upstream.base_url, model)
-
     return load_file(path, os.environ, listed_price)
+
+
+def listed_price(upstream: Upstream, model: str) -> Listed | None:
+    """What the shipped list says of a model at an upstream."""
+    from tokenhub_proxy import pricelist
+
+    return pricelist.lookup(upstream.dialect, upstream.base_url, model)
 
 
 def load_config(named: str | None) -> Config | None:

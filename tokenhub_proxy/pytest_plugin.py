@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+MODES = ("none", "once", "new_episodes", "all")
 
 if TYPE_CHECKING:
     from tokenhub_proxy.testing.fixture import Proxies, Tokenhub
@@ -30,6 +32,9 @@ def tokenhub(
     """A gateway of this test's own, and OPENAI_BASE_URL and OPENAI_API_KEY set to it."""
     proxy = _tokenhub_proxies.take()
     request.node.stash[_PROXY] = proxy
+    marker = request.node.get_closest_marker("tokenhub")
+    if marker is not None and "cassette" in marker.kwargs:
+        _insert(proxy, request, **marker.kwargs)
     _set_environment(monkeypatch, proxy)
     yield proxy
     _tokenhub_proxies.give_back(proxy)
@@ -44,6 +49,31 @@ def tokenhub_session(request: pytest.FixtureRequest, _tokenhub_proxies: Proxies)
         _set_environment(monkeypatch, proxy)
         yield proxy
     _tokenhub_proxies.give_back(proxy)
+
+
+def _insert(proxy: Tokenhub, request: pytest.FixtureRequest, cassette: str, **options: Any) -> None:
+    """Play the cassette of the marker, from the folder `cassettes` beside the test."""
+    path = request.path.parent / "cassettes" / cassette
+    if not path.suffix:
+        path = path.with_suffix(".jsonl")
+    mode = request.config.getoption("tokenhub_record", None) or options.pop("mode", "none")
+    if mode == "none" and not path.exists():
+        pytest.fail(f"tokenhub: there is no cassette {path}; record it with --tokenhub-record=once", False)
+    proxy.play(path, mode=mode, **options)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--tokenhub-record MODE`."""
+    help = (
+        "record the cassettes of tests: once, where there is none; new_episodes, what is missing; all, anew"
+    )
+    parser.getgroup("tokenhub").addoption("--tokenhub-record", choices=MODES, help=help)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker."""
+    line = "tokenhub(cassette, mode, timing, scale, strict, ignore): play a cassette, or record it"
+    config.addinivalue_line("markers", line)
 
 
 def _set_environment(monkeypatch: pytest.MonkeyPatch, proxy: Tokenhub) -> None:
@@ -62,12 +92,9 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         yield
     except BaseException:
         for proxy in found:
-            for miss in proxy.unmatched:
-                item.add_report_section("call", "tokenhub", miss)
-            proxy.unmatched.clear()
+            for complaint in proxy.complaints():
+                item.add_report_section("call", "tokenhub", complaint)
         raise
-    misses = [miss for proxy in found for miss in proxy.unmatched]
-    for proxy in found:
-        proxy.unmatched.clear()
-    if misses:
-        pytest.fail("tokenhub: " + "\n".join(misses), pytrace=False)
+    complaints = [complaint for proxy in found for complaint in proxy.complaints()]
+    if complaints:
+        pytest.fail("tokenhub: " + "\n".join(complaints), pytrace=False)

@@ -11,7 +11,9 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import quote
 
 import orjson
 
@@ -33,6 +35,7 @@ from tokenhub_proxy.transports.fanout import FanOut
 from tokenhub_proxy.transports.faulty import Faulty
 from tokenhub_proxy.transports.live import Live
 from tokenhub_proxy.transports.script import Script
+from tokenhub_proxy.transports.tape import Tape
 from tokenhub_proxy.wire import Transport
 
 log = logging.getLogger(__name__)
@@ -100,6 +103,43 @@ class Transports:
         await self._live.aclose()
         for transport in self._scripted.values():
             await transport.aclose()
+
+
+def scripted(demo_pause_s: float = 0.02) -> Mapping[str, Transport]:
+    """The upstreams inside the process, by dialect."""
+    return {"demo": Script(Demo(demo_pause_s).answer)}
+
+
+class Taped(Transports):
+    """Transports whose upstreams are recorded into a folder, a cassette a model, or played from it."""
+
+    def __init__(
+        self,
+        scripted: Mapping[str, Transport],
+        folder: Path,
+        secrets: Sequence[str] | None,
+        hop: str = "",
+    ) -> None:
+        """Plays, or with `secrets`, which are kept off the tapes, records. Raises CassetteError."""
+        super().__init__(scripted, hop)
+        self._folder = folder
+        self._secrets = secrets
+        self._all = Tape(folder) if secrets is None else None
+        self._tapes: dict[str, Tape] = {}  # by model, and only configured ones come here
+
+    def __call__(self, target: Target, call: Call) -> Transport:
+        inner = self._scripted.get(target.upstream.dialect, self._live)
+        transport: Transport = FanOut(self._tape(call.model).of(call.model, inner))
+        return transport if call.fault is None else Faulty(transport, call.fault)
+
+    def _tape(self, model: str) -> Tape:
+        if self._all is not None:
+            return self._all
+        tape = self._tapes.get(model)
+        if tape is None:
+            path = self._folder / f"{quote(model, safe='')}.jsonl"
+            tape = self._tapes[model] = Tape(path, mode="all", secrets=self._secrets or ())
+        return tape
 
 
 def make_relay(
@@ -243,10 +283,7 @@ async def start(
     try:
         await ledger.declare(config.keys, config.accounts)
         hop = f"tokenhub-proxy-{os.urandom(8).hex()}"  # of this run, and of nothing else
-        if transports is None:
-            carriers = Transports({"demo": Script(Demo(demo_pause_s).answer)}, hop)
-        else:
-            carriers = transports(hop)
+        carriers = Transports(scripted(demo_pause_s), hop) if transports is None else transports(hop)
         counters = observers.Counters()
         line = (
             observers.log_to(log, config.log_format, asyncio.get_running_loop().call_soon)

@@ -6,25 +6,28 @@ import asyncio
 import os
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from tokenhub_proxy import faults, keys
+from tokenhub_proxy.cassettes import secrets_of
 from tokenhub_proxy.config import Config
 from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.faults import Fault
 from tokenhub_proxy.keys import Key, Networks, Scope
 from tokenhub_proxy.ledger import DEFAULT_ACCOUNT, Account
 from tokenhub_proxy.prices import Price, format_usd, parse_usd
-from tokenhub_proxy.routes import Timeouts
+from tokenhub_proxy.routes import Timeouts, Upstream
 from tokenhub_proxy.testing import answers
 from tokenhub_proxy.testing.answers import Says
 from tokenhub_proxy.testing.engine import Engine
 from tokenhub_proxy.testing.rules import Predicate, Request, Rule
-from tokenhub_proxy.testing.stage import OpenRoutes, Stage
+from tokenhub_proxy.testing.stage import OpenRoutes, Origin, Stage, origins_of
+from tokenhub_proxy.transports.tape import Mode, Tape, Timing
 from tokenhub_proxy.wiring import Proxy, administration, start
 
 BODY_MAX_BYTES = 32 * 2**20
@@ -63,6 +66,45 @@ class Tokenhub:
         self._seen = seen
         self.base_url = proxy.base_url
         self.api_key = secret
+        self._strict = False
+
+    def play(
+        self,
+        path: Path,
+        *,
+        mode: Mode = "none",
+        timing: Timing = "none",
+        scale: float = 1.0,
+        strict: bool = False,
+        ignore: Sequence[str] = (),
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        """Answer what no rule answers from the cassette in this file, or record it there.
+
+        `mode` is none, once, new_episodes or all; `timing` is exact, scaled (by `scale`) or none.
+        With `strict` each exchange is played once and none may be left over. `ignore` names members
+        of bodies that don't count, as dotted paths. `environ` says where the providers are, as
+        their SDKs read it. Raises CassetteError.
+        """
+        origins = origins_of(environ)
+        upstreams = [Upstream(name, name, "", origin.credentials) for name, origin in origins.items()]
+        tape = Tape(
+            path,
+            mode=mode,
+            timing=timing,
+            scale=scale,
+            strict=strict,
+            ignore=ignore,
+            secrets=[*secrets_of(upstreams, environ), self.api_key],
+        )
+        self._strict = strict
+
+        def insert() -> None:
+            self._stage.tape = tape
+            recorded = {ask.dialect: Origin(ask.base_url, ("test-credential",)) for ask in tape.cassette.asks}
+            self._routes.settle(origins if tape.records else recorded)
+
+        self._engine.call(_later(insert))
 
     # --- what the models say
 
@@ -232,6 +274,15 @@ class Tokenhub:
     def unmatched(self) -> list[str]:
         """Why requests found no answer. A test that leaves any fails; `clear()` forgives them."""
         return self._stage.misses
+
+    def complaints(self) -> Sequence[str]:
+        """What a test has to fail for: requests without an answer, a strict tape not played to its end."""
+        found = list(self.unmatched)
+        self.unmatched.clear()
+        if self._strict and self._stage.tape is not None and (left := self._stage.tape.cassette.unplayed):
+            asked = "; ".join(f"{ask.model} {ask.path}" for ask in left)
+            found.append(f"{len(left)} recorded exchange(s) were not asked for: {asked}")
+        return found
 
     @property
     def unused(self) -> Sequence[Rule]:

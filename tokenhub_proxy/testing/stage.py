@@ -19,8 +19,10 @@ from tokenhub_proxy.testing.answers import Answer, Failure
 from tokenhub_proxy.testing.formats import FORMATS
 from tokenhub_proxy.testing.rules import Request, Rules
 from tokenhub_proxy.transports.demo import Demo
+from tokenhub_proxy.transports.fanout import FanOut
 from tokenhub_proxy.transports.faulty import Faulty
 from tokenhub_proxy.transports.script import Script, Scripted
+from tokenhub_proxy.transports.tape import Tape
 from tokenhub_proxy.wire import Incoming, Outgoing, Transport
 from tokenhub_proxy.wiring import Transports
 
@@ -34,12 +36,31 @@ PRICE = Price(*[10**9] * 4)
 LISTED = ("gpt-4.1-mini", "claude-sonnet-4-5", "gemini-2.5-flash", "text-embedding-3-small")
 
 
+# Where the SDKs find each provider: the variables of its address and of its key, and what the SDK
+# adds to the address.
+_VARIABLES = {
+    "openai": ("OPENAI_BASE_URL", "OPENAI_API_KEY", ""),
+    "anthropic": ("ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", "/v1"),
+    "gemini": ("GOOGLE_GEMINI_BASE_URL", "GEMINI_API_KEY", "/v1beta"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a dialect's upstream is, for tests that record it."""
 
     base_url: str
     credentials: tuple[str, ...] = ()
+
+
+def origins_of(environ: Mapping[str, str]) -> Mapping[str, Origin]:
+    """Where the environment says that the providers are: that is what a cassette is recorded from."""
+    found = {}
+    for dialect, (url_name, key_name, added) in _VARIABLES.items():
+        url, secret = environ.get(url_name, ""), environ.get(key_name, "")
+        base_url = url.rstrip("/") + added if url else base_url_of(dialect)
+        found[dialect] = Origin(base_url, (secret,) if secret else ())
+    return found
 
 
 class OpenRoutes(Routes):
@@ -75,7 +96,7 @@ class OpenRoutes(Routes):
         dialects = dialects or (dialect_of(model),)
         upstreams = [self._upstream(dialect) for dialect in dialects]
         theirs = upstream_model or model
-        listed = pricelist.lookup(upstreams[0].dialect, upstreams[0].base_url, theirs)
+        listed = pricelist.lookup(dialects[0], base_url_of(dialects[0]), theirs)
         return Route(
             model=model,
             targets=tuple(
@@ -110,8 +131,13 @@ class OpenRoutes(Routes):
         )
 
     def _upstream(self, dialect: str) -> Upstream:
-        origin = self.origins.get(dialect) or Origin(DIALECTS[dialect].base_url or "", ("test-credential",))
+        origin = self.origins.get(dialect) or Origin(base_url_of(dialect), ("test-credential",))
         return Upstream(dialect, dialect, origin.base_url, origin.credentials, timeouts=self.timeouts)
+
+
+def base_url_of(dialect: str) -> str:
+    """Where the provider is whose prices count, wherever its answers come from."""
+    return DIALECTS[dialect].base_url or ""
 
 
 def dialect_of(model: str) -> str:
@@ -130,21 +156,17 @@ class Stage(Transports):
         self.rules = Rules()
         self.requests: list[Request] = []
         self.misses: list[str] = []
-        self.tape: Transport | None = None
+        self.tape: Tape | None = None
 
     def __call__(self, target: Target, call: Call) -> Transport:
         transport: Transport = _Scripted(self, target, call)
         return transport if call.fault is None else Faulty(transport, call.fault)
 
-    async def aclose(self) -> None:
-        await super().aclose()
-        if self.tape is not None:
-            await self.tape.aclose()
-
     def carrier(self, target: Target, call: Call, outgoing: Outgoing) -> Transport:
         """Who answers this request: the tape, a rule, or for embeddings a made-up vector.
 
         Raises the refusal that a rule asks for, or one that tells why no rule was for it.
+        Rules come before the tape, so that a test can let something fail that went well.
         """
         request = Request(
             model=call.model,
@@ -156,9 +178,9 @@ class Stage(Transports):
             upstream_body=orjson.loads(outgoing.body),
         )
         self.requests.append(request)
-        if self.tape is not None:
-            return self.tape
         says = self.rules.take(request)
+        if says is None and self.tape is not None:
+            return FanOut(self.tape.of(call.model, self._live))
         if says is None:
             if call.endpoint == "embeddings" and target.upstream.dialect == "openai":
                 return Script(Demo().answer)
@@ -189,7 +211,12 @@ class _Scripted:
         self._call = call
 
     def send(self, outgoing: Outgoing) -> AbstractAsyncContextManager[Incoming]:
-        return self._stage.carrier(self._target, self._call, outgoing).send(outgoing)
+        carrier = self._stage.carrier(self._target, self._call, outgoing)
+        try:
+            return carrier.send(outgoing)
+        except InvalidRequest as miss:  # not on tape
+            self._stage.misses.append(miss.message)
+            raise
 
     async def aclose(self) -> None:
         """Nothing is kept."""

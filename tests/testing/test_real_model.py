@@ -1,0 +1,92 @@
+"""Recorded from a real language model, replayed without it: nothing differs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.served import Served, run
+from tests.test_real_model import WEATHER
+from tokenhub_proxy.cassettes import Recorded, load
+
+START = os.environ.get("TOKENHUB_REAL_MODEL", "")
+pytestmark = [
+    pytest.mark.real_model,
+    pytest.mark.skipif(not START, reason="TOKENHUB_REAL_MODEL names no script that starts a real model"),
+]
+KEY = "sk-th-testtesttesttesttest"
+SECRET = "a-credential-of-nobody-0123456789"
+CONFIG = """
+listen: 127.0.0.1:0
+ledger: sqlite:///books.db
+upstreams:
+  native: {{dialect: openai, base_url: "{base_url}", api_key: env:REAL_API_KEY}}
+  messages: {{dialect: anthropic, base_url: "{anthropic_base_url}/v1", api_key: env:REAL_API_KEY}}
+  vectors: {{dialect: openai, base_url: "{embeddings_base_url}", api_key: env:REAL_API_KEY}}
+models:
+  chat: {{targets: [{{upstream: native, model: {model}}}], price: {{input: 3.00, output: 15.00}}}}
+  translated: {{targets: [{{upstream: messages, model: {model}}}], price: {{input: 3.00, output: 15.00}}}}
+  embedder: {{targets: [{{upstream: vectors, model: {embeddings_model}}}], price: {{input: 0.02}}}}
+keys: [{{name: tester, key: {key}, test: true}}]
+"""
+HELLO = [{"role": "user", "content": "Привет! What is the weather in Paris?"}]
+ASKED: list[tuple[str, dict[str, Any]]] = [
+    ("chat/completions", {"model": model, "messages": HELLO, "max_tokens": 24, "temperature": 0, **more})
+    for model in ("chat", "translated")
+    for more in ({}, {"stream": True}, {"stream": True, "tools": WEATHER})
+] + [("embeddings", {"model": "embedder", "input": ["one", "two"]})]
+
+
+@pytest.fixture(scope="module")
+def model() -> dict[str, str]:
+    told = subprocess.run([START], check=True, capture_output=True, text=True, timeout=300).stdout
+    return dict(line.split("=", 1) for line in told.split() if "=" in line)
+
+
+def session(folder: Path, config: str, *arguments: str) -> tuple[list[bytes], list[Any]]:
+    """Everything that is asked, in a run of its own: the clients' bytes, and the books."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(config)
+    served = Served(folder, *arguments, REAL_API_KEY=SECRET)
+    answers = []
+    for path, body in ASKED:
+        done = subprocess.run(
+            ["curl", "-sN", f"{served.base_url}/{path}", "-H", f"Authorization: Bearer {KEY}",
+             "-H", "Content-Type: application/json", "-d", json.dumps(body)],
+            capture_output=True, timeout=120, check=True,
+        )  # fmt: skip
+        answers.append(done.stdout)
+    served.stop()
+    entries = run(folder, "ledger", "export", REAL_API_KEY=SECRET).stdout.splitlines()
+    usage = run(folder, "usage", "--by", "model", "--json", REAL_API_KEY=SECRET).stdout
+    kept = ("kind", "debit", "credit", "amount_usd")
+    return answers, [json.loads(usage), *({name: json.loads(line)[name] for name in kept} for line in entries)]
+
+
+def recordings(folder: Path) -> list[Recorded]:
+    return [one for path in sorted(folder.iterdir()) for one in load(path.read_bytes(), path.name)]
+
+
+def test_clients_bytes_books_and_read_boundaries_are_identical(tmp_path: Path, model: dict[str, str]) -> None:
+    tapes, again = tmp_path / "tapes", tmp_path / "again"
+    config = CONFIG.format(**model, key=KEY)
+    first = session(tmp_path / "one", config, "--record", str(tapes))
+    assert all(b'"error"' not in answer for answer in first[0]), first[0]
+    # Recording the replay shows its read boundaries.
+    nowhere = CONFIG.format(**{**model, "base_url": "http://127.0.0.1:1/v1"}, key=KEY)
+    second = session(tmp_path / "two", nowhere, "--replay", str(tapes))
+    assert second == first
+    assert len(first[1]) > len(ASKED)
+
+    recorded = recordings(tapes)
+    assert len(recorded) == len(ASKED)
+    assert max(len(one.reads) for one in recorded) > 10
+    for path in tapes.iterdir():
+        for secret in (SECRET, KEY, "Bearer"):
+            assert secret not in path.read_text()
+    assert not again.exists()
