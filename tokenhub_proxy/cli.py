@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tokenhub_proxy import cli_prices
+from tokenhub_proxy import cli_keys, cli_leases, cli_prices
 
 if TYPE_CHECKING:
     from tokenhub_proxy.config import Config
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     tree.add_argument("--version", action="version", version=_version())
     commands = tree.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_serving(commands)
-    _add_keys(commands)
+    cli_keys.add_to(commands, _verb)
     _add_accounts(commands)
     _add_reports(commands)
     return tree
@@ -106,41 +106,6 @@ def _add_serving(commands: Any) -> None:
     explain.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _add_keys(commands: Any) -> None:
-    group = commands.add_parser("keys", help="keys kept in the ledger").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    for name, help in (
-        ("create", "make a key and show its secret, once"),
-        ("update", "change what a key may do"),
-    ):
-        command = _verb(group, "keys", name, help)
-        command.add_argument("name", metavar="NAME")
-        command.add_argument("--account", metavar="A", help="who pays; default the account 'default'")
-        command.add_argument("--models", metavar="P,P", help="shell-style patterns of models; default *")
-        command.add_argument("--ips", metavar="C,C", help="addresses and CIDR ranges, or none")
-        command.add_argument(
-            "--quota", metavar="20.00/month", help="USD per day, week, month or total; or none"
-        )
-        command.add_argument("--requests-per-minute", metavar="N", help="a limit, or none")
-        command.add_argument("--tokens-per-minute", metavar="N", help="a limit, or none")
-        command.add_argument("--concurrent", metavar="N", help="calls at a time, or none")
-        command.add_argument("--expires", metavar="WHEN", help="2027-01-01, or 30m from now; or none")
-        command.add_argument(
-            "--test", action=argparse.BooleanOptionalAction, help="the key may ask for scripted faults"
-        )
-    _verb(group, "keys", "list", "show all keys")
-    _verb(group, "keys", "show", "show one key").add_argument("name", metavar="NAME")
-    rotate = _verb(group, "keys", "rotate", "give a key a new secret and show it, once")
-    rotate.add_argument("name", metavar="NAME")
-    rotate.add_argument(
-        "--overlap", metavar="24h", help="how long the old secret still works; default not at all"
-    )
-    _verb(group, "keys", "revoke", "end a key; the very next request is refused").add_argument(
-        "name", metavar="NAME"
-    )
-
-
 def _add_accounts(commands: Any) -> None:
     group = commands.add_parser("accounts", help="accounts and manual top-ups").add_subparsers(
         required=True, metavar="COMMAND"
@@ -173,6 +138,7 @@ def _add_reports(commands: Any) -> None:
     backup.add_argument("path", metavar="PATH", type=os.path.abspath)
     _add(group, "export", _export, "print every entry as a JSON line")
     cli_prices.add_to(commands)
+    cli_leases.add_to(commands, _add)
 
 
 def _verb(group: Any, noun: str, name: str, help: str) -> argparse.ArgumentParser:

@@ -43,7 +43,6 @@ from tokenhub_proxy.wiring import (
     Proxy,
     Taped,
     Transports,
-    administration,
     ollama_models,
     scripted,
     start,
@@ -159,7 +158,7 @@ async def _serve(
     # new objects come, would be a tenth of a request's time; a call leaves few cycles, a stream none.
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD)
-    control = Control(administration(proxy.relay, proxy.ledger), proxy.ledger.path)
+    control = Control(proxy.leasing.administration, proxy.ledger.path)
     following = None
     try:
         await _open_door(control, proxy)
@@ -264,7 +263,7 @@ async def _welcome(proxy: Proxy) -> None:
     if proxy.ledger.list_keys():
         print(f"{path} has keys already. To make another one:\n\n  {_create_command(path)}\n")
     else:
-        made = await administration(proxy.relay, proxy.ledger).keys_create({"name": FIRST_KEY})
+        made = await proxy.leasing.administration.keys_create({"name": FIRST_KEY})
         print(f"Your key, shown this once (only its digest is kept, in {path}):\n\n  {made['secret']}\n")
         print("Try it:\n")
         routes = proxy.config.routes

@@ -24,6 +24,7 @@ from tokenhub_proxy.config import Config
 from tokenhub_proxy.dialects import Dialect, Memory, dialect
 from tokenhub_proxy.errors import LedgerUnavailable, ShuttingDown
 from tokenhub_proxy.front import Front
+from tokenhub_proxy.leasing import Leasing
 from tokenhub_proxy.ledger.sqlite import SqliteLedger, open_ledger
 from tokenhub_proxy.limits import Limits
 from tokenhub_proxy.pulse import Pulse
@@ -51,6 +52,8 @@ PURGE_S = 3600.0
 ACCEPT_S = 0.01
 # Who connected before the proxy was told to stop gets so long to send a request, which is served.
 GREET_S = 1.0
+# A lease ends to the moment; its last line comes this much later at most.
+LEASES_S = 5.0
 # What is cut when the proxy stops gets so long to be told, settled and written.
 CUT_S = 12.0
 
@@ -176,16 +179,25 @@ class Proxy:
     application: Application
     ledger: SqliteLedger
     base_url: str
+    leasing: Leasing
     _transports: Transports
     _server: Front
     _listener: asyncio.Server
     _keeping: tuple[asyncio.Task[None], ...] = ()
 
     def keep(self) -> None:
-        """Begin to forget requests that are older than the config wants them, and to watch the clocks."""
+        """Begin to forget requests that are too old by the config, to end leases, and to watch the clocks."""
         pulse = Pulse(self.relay.clock, self.relay.monotonic)
         loop = asyncio.get_running_loop()
-        self._keeping = (loop.create_task(self._forget()), loop.create_task(pulse.run()))
+        self._keeping = tuple(
+            loop.create_task(work) for work in (self._forget(), self._end_leases(), pulse.run())
+        )
+
+    async def _end_leases(self) -> None:
+        while True:
+            with contextlib.suppress(LedgerUnavailable):  # they have ended all the same; this is told later
+                await self.leasing.sweep()
+            await asyncio.sleep(LEASES_S)
 
     async def _forget(self) -> None:
         while True:
@@ -284,7 +296,7 @@ async def start(
         await ledger.declare(config.keys, config.accounts)
         hop = f"tokenhub-proxy-{os.urandom(8).hex()}"  # of this run, and of nothing else
         carriers = Transports(scripted(demo_pause_s), hop) if transports is None else transports(hop)
-        counters = observers.Counters()
+        counters, refusals = observers.Counters(), observers.QuotaRefusals()
         line = (
             observers.log_to(log, config.log_format, asyncio.get_running_loop().call_soon)
             if log is not None
@@ -294,7 +306,7 @@ async def start(
             config,
             ledger,
             transport=carriers,
-            told=[counters, observers.trouble, *([line] if line is not None else []), *told],
+            told=[counters, refusals, observers.trouble, *([line] if line is not None else []), *told],
             clock=clock,
             hop=hop,
         )
@@ -311,12 +323,14 @@ async def start(
         raise
     address = listener.sockets[0].getsockname()
     host = config.listen_host if inherited is None else address[0]
+    base_url = f"http://{shown_host(host)}:{address[1]}/v1"
     proxy = Proxy(
         config=config,
         relay=relay,
         application=application,
         ledger=ledger,
-        base_url=f"http://{shown_host(host)}:{address[1]}/v1",
+        base_url=base_url,
+        leasing=leasing(relay, ledger, refusals.by_key, base_url),
         _transports=carriers,
         _server=server,
         _listener=listener,
@@ -337,6 +351,12 @@ def administration(relay: Relay, ledger: SqliteLedger) -> Administration:
     return Administration(ledger, relay, clock=relay.clock, randomness=os.urandom)
 
 
+def leasing(relay: Relay, ledger: SqliteLedger, refused: Mapping[str, int], base_url: str) -> Leasing:
+    """The operator's verbs, those of leases among them, and what ends leases."""
+    verbs = administration(relay, ledger)
+    return Leasing(verbs, ledger, clock=relay.clock, refused=refused, base_url=base_url)
+
+
 async def administer(
     config: Config, url: str, verb: str, asked: dict[str, Any]
 ) -> AsyncIterator[tuple[str, Any]]:
@@ -345,7 +365,7 @@ async def administer(
     try:
         await ledger.declare(config.keys, config.accounts)
         relay = make_relay(config, ledger, transport=Transports({}))
-        verbs = administration(relay, ledger)
+        verbs = leasing(relay, ledger, {}, "").administration
         if verb == "ledger export":
             async for item in verbs.export():
                 yield "item", item
