@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tokenhub_proxy import cli_keys, cli_leases, cli_prices
+from tokenhub_proxy import cli_conformance, cli_keys, cli_leases, cli_prices
 
 if TYPE_CHECKING:
     from tokenhub_proxy.config import Config
@@ -139,6 +139,7 @@ def _add_reports(commands: Any) -> None:
     _add(group, "export", _export, "print every entry as a JSON line")
     cli_prices.add_to(commands)
     cli_leases.add_to(commands, _add)
+    cli_conformance.add_to(commands)
 
 
 def _verb(group: Any, noun: str, name: str, help: str) -> argparse.ArgumentParser:
