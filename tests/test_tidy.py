@@ -59,7 +59,7 @@ FLOORS: dict[str, int] = {
     "admin": 3,
     "connection": 3,
     "control": 3,
-    "conformance": 3,
+    "conformance.*": 3,
     "dashboard.*": 3,
     "explain": 3,
     "front": 3,
@@ -71,6 +71,7 @@ FLOORS: dict[str, int] = {
     # doors; wiring alone chooses implementations
     "__main__": 4,
     "activation": 4,
+    "carriers": 4,
     "cli": 4,
     "cli_conformance": 4,
     "cli_keys": 4,

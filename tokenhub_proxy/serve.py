@@ -21,6 +21,7 @@ from typing import Any
 
 from tokenhub_proxy import overload
 from tokenhub_proxy.activation import NotListening, inherited
+from tokenhub_proxy.carriers import Taped, Transports, scripted
 from tokenhub_proxy.cassettes import CassetteError, secrets_of
 from tokenhub_proxy.cli import (
     FOUND,
@@ -39,14 +40,7 @@ from tokenhub_proxy.control import Control
 from tokenhub_proxy.errors import ProxyError
 from tokenhub_proxy.ledger import LedgerRefused
 from tokenhub_proxy.transports.tape import Tape
-from tokenhub_proxy.wiring import (
-    Proxy,
-    Taped,
-    Transports,
-    ollama_models,
-    scripted,
-    start,
-)
+from tokenhub_proxy.wiring import Proxy, ollama_models, start
 
 log = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ import orjson
 
 from tokenhub_proxy import pricelist
 from tokenhub_proxy.calls import Call
+from tokenhub_proxy.carriers import Transports
 from tokenhub_proxy.dialects import DIALECTS
 from tokenhub_proxy.errors import InvalidRequest
 from tokenhub_proxy.keys import Scope
@@ -24,7 +25,6 @@ from tokenhub_proxy.transports.faulty import Faulty
 from tokenhub_proxy.transports.script import Script, Scripted
 from tokenhub_proxy.transports.tape import Tape
 from tokenhub_proxy.wire import Incoming, Outgoing, Transport
-from tokenhub_proxy.wiring import Transports
 
 # Headers of upstream requests that carry a credential: a failed assertion prints requests.
 CREDENTIALS = frozenset({"authorization", "x-api-key", "x-goog-api-key", "api-key"})
