@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.served import Served, run
+from tests.conftest import Serve
+from tests.served import ROOT, Served, run
 from tests.test_real_model import WEATHER
 from tokenhub_proxy.cassettes import load
+from tokenhub_proxy.conformance import examine
 
 START = os.environ.get("TOKENHUB_REAL_MODEL", "")
 pytestmark = [
@@ -94,3 +96,14 @@ def test_clients_bytes_books_and_read_boundaries_are_identical(tmp_path: Path, m
     for path in tapes.iterdir():
         for secret in (SECRET, KEY, "Bearer"):
             assert secret not in path.read_text()
+
+
+async def test_the_page_says_what_conformance_finds(serve: Serve, model: dict[str, str]) -> None:
+    running = await serve(CONFIG.format(**model, key=KEY).replace("env:REAL_API_KEY", SECRET))
+    ours = await examine(running.base_url, KEY, "chat", "embedder")
+    theirs = await examine(model["base_url"], "none", model["model"], model["embeddings_model"])
+    page = (ROOT / "docs/testing.md").read_text()
+    told = re.findall(r"^\| ([^|]+) \| (\w+) \| (\w+) \|", page.partition("why they differ")[2], re.MULTILINE)
+    assert told == [
+        (one.behaviour, one.verdict, other.verdict) for one, other in zip(ours, theirs, strict=True)
+    ]
