@@ -12,11 +12,17 @@ from typing import Any
 import pytest
 
 from tests.upstream import FakeUpstream
-from tokenhub_proxy import config, server, wiring
+from tokenhub_proxy import config, pytest_plugin, server, wiring
 from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.ledger import LedgerRefused
 
 KEY = "sk-th-testtesttesttesttest"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Our own plugin, where the package is not installed and no entry point names it."""
+    if not config.pluginmanager.is_registered(pytest_plugin):
+        config.pluginmanager.register(pytest_plugin, "tokenhub")
 
 
 class Running:

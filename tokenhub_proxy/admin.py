@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from tokenhub_proxy import keys
+from tokenhub_proxy import keys, leases
 from tokenhub_proxy.config import values
 from tokenhub_proxy.errors import InvalidRequest, NotFound, shown
 from tokenhub_proxy.explain import explain
@@ -74,6 +74,11 @@ class Administration:
     # --- keys
 
     async def keys_create(self, arguments: Arguments) -> Any:
+        base, account = Scope(), arguments.get("account") or DEFAULT_ACCOUNT
+        if arguments.get("parent") is not None or arguments.get("lease") is not None:
+            parent = self._key(arguments.get("parent"))
+            arguments = leases.lease_of(arguments, parent, self._randomness(3).hex())
+            base, account = replace(parent.scope, parent=parent.name), parent.account
         name = checked_name(arguments.get("name"))
         for key in self._ledger.list_keys():
             if key.name == name:
@@ -81,7 +86,6 @@ class Administration:
                     "rotate or update it" if key.revoked_at is None else "it is revoked; take another name"
                 )
                 raise InvalidRequest(f"There is a key {name!r} already: {advice}.", param="name")
-        account = arguments.get("account") or DEFAULT_ACCOUNT
         self._account(account)
         secret = keys.mint(self._randomness(keys.RANDOM_BYTES))
         key = Key(
@@ -89,7 +93,7 @@ class Administration:
             name=name,
             account=account,
             digest=keys.digest(secret),
-            scope=scope_of(arguments, Scope(), self._clock()),
+            scope=self._narrowed(name, scope_of(arguments, base, self._clock())),
             created_at=self._clock(),
         )
         await self._ledger.put_key(key)
@@ -107,7 +111,8 @@ class Administration:
             raise InvalidRequest("Say what to change.")
         account = arguments.get("account") or key.account
         self._account(account)
-        key = replace(key, account=account, scope=scope_of(arguments, key.scope, self._clock()))
+        scope = self._narrowed(key.name, scope_of(arguments, key.scope, self._clock()))
+        key = replace(key, account=account, scope=scope)
         await self._ledger.put_key(key)
         return self._key_object(key)
 
@@ -128,10 +133,32 @@ class Administration:
 
     async def keys_revoke(self, arguments: Arguments) -> Any:
         key = self._key(arguments.get("name"))
+        now = self._clock()
         if key.revoked_at is None:
-            key = replace(key, revoked_at=self._clock())
-            await self._ledger.put_key(key)
-        return self._key_object(key)
+            for each in (*leases.live(self._ledger.list_keys(), key.name, now), key):
+                await self._ledger.put_key(replace(each, revoked_at=now))
+        return self._key_object(self._key(key.name))
+
+    def _narrowed(self, name: str, scope: Scope) -> Scope:
+        """The scope of a key, if it narrows its parent's and its own leases narrow it.
+
+        Raises InvalidRequest.
+        """
+        now, known = self._clock(), self._ledger.list_keys()
+        for lease in leases.live(known, name, now):
+            leases.check_narrows(scope, lease.scope)
+        if scope.parent is not None:
+            parent = self._key(scope.parent)
+            leases.check_narrows(parent.scope, scope)
+            others = [lease for lease in leases.live(known, parent.name, now) if lease.name != name]
+            spent = [self._spent(lease, now) for lease in others]
+            left = self._relay.left(parent, now)
+            leases.check_left(left, zip(others, spent, strict=True), scope.quota_nanos)
+        return scope
+
+    def _spent(self, key: Key, now: float) -> int:
+        """What a key has spent of its quota, in nanodollars."""
+        return self._ledger.window(keys.period_name(key.name, key.scope.quota_per, now)).posted
 
     def _key(self, name: object) -> Key:
         for key in self._ledger.list_keys():
@@ -148,8 +175,7 @@ class Administration:
             state = "expired"
         quota = used = None
         if scope.quota_nanos is not None:
-            window = self._ledger.window(keys.period_name(key.name, scope.quota_per, now))
-            quota, used = format_usd(scope.quota_nanos), format_usd(window.posted)
+            quota, used = format_usd(scope.quota_nanos), format_usd(self._spent(key, now))
         return {
             "name": key.name,
             "id": key.id,
@@ -165,6 +191,7 @@ class Administration:
             "concurrent": scope.concurrent,
             "expires_at": None if scope.expires_at is None else timestamp(scope.expires_at),
             "test": scope.test,
+            "parent": scope.parent,
             "from_config": key.from_config,
         }
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from tokenhub_proxy.errors import InvalidRequest, UnsupportedMediaType, shown
+from tokenhub_proxy.faults import Fault
 from tokenhub_proxy.prices import estimate_tokens
 
 Endpoint = Literal["chat", "embeddings"]
@@ -46,7 +47,8 @@ class Call(NamedTuple):
     `body` is the parsed JSON object; nobody changes it. `owner` is the account that asks.
     `output_max` is the largest limit that the client states, None where it states none.
     `text_bytes` and `images` bound the input: a token is at least one byte of text. Where
-    `reads_more`, the body names files, videos or searches that only the upstream can size.
+    `reads_more`, the body names files, videos or searches that only the upstream can size. `fault`
+    is what a test wants to go wrong.
 
     (A named tuple is made in a third of the time of a frozen dataclass, once for every call.)
     """
@@ -64,6 +66,7 @@ class Call(NamedTuple):
     reads_more: bool = False
     strict: bool = False
     scope_fields: tuple[str, ...] = ()
+    fault: Fault | None = None
 
     def input_max(self, image_tokens_max: int) -> int:
         """The most tokens the input can be."""
@@ -81,6 +84,7 @@ def parse(
     content_type: str = "application/json",
     owner: str = "",
     strict: bool = False,
+    fault: Fault | None = None,
 ) -> Call:
     """A client's body as a Call. Raises InvalidRequest with the `param`, or UnsupportedMediaType."""
     if content_type != "application/json":
@@ -95,7 +99,8 @@ def parse(
     # Each level opens a bracket, so that a body with few of them needs no look.
     if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX:
         _check_depth(body)
-    return _understood(body, endpoint, len(raw), owner, strict)
+    call = _understood(body, endpoint, len(raw), owner, strict)
+    return call if fault is None else call._replace(fault=fault)
 
 
 def with_defaults(call: Call, defaults: Mapping[str, Any]) -> Call:
@@ -112,7 +117,7 @@ def with_defaults(call: Call, defaults: Mapping[str, Any]) -> Call:
     length = call.text_bytes + len(orjson.dumps(added))
     body = {**call.body, **added}
     understood = _understood(body, call.endpoint, length, call.owner, call.strict)
-    return understood._replace(text_bytes=length, stream=call.stream)
+    return understood._replace(text_bytes=length, stream=call.stream, fault=call.fault)
 
 
 def _understood(body: dict[str, Any], endpoint: Endpoint, length: int, owner: str, strict: bool) -> Call:

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tokenhub_proxy import cli_prices
+from tokenhub_proxy import cli_conformance, cli_keys, cli_leases, cli_prices
 
 if TYPE_CHECKING:
     from tokenhub_proxy.config import Config
+    from tokenhub_proxy.pricelist import Listed
     from tokenhub_proxy.routes import Upstream
 
 # Exit codes that scripts rely on: 1 says that something was found or failed, 2 that the command or
@@ -61,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     tree.add_argument("--version", action="version", version=_version())
     commands = tree.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_serving(commands)
-    _add_keys(commands)
+    cli_keys.add_to(commands, _verb)
     _add_accounts(commands)
     _add_reports(commands)
     return tree
@@ -89,6 +90,9 @@ def _add(commands: Any, name: str, run: Any, help: str, *, ledger: bool = True) 
 def _add_serving(commands: Any) -> None:
     serve = _add(commands, "serve", _serve, "run the server")
     serve.add_argument("--listen", metavar="HOST:PORT", help="where to listen; port 0 picks a free one")
+    tapes = serve.add_mutually_exclusive_group()
+    tapes.add_argument("--record", metavar="DIR", help="record what upstreams answer, a cassette a model")
+    tapes.add_argument("--replay", metavar="DIR", help="answer from the cassettes in DIR, and call nobody")
     check = _add(
         commands, "check", _check, "validate the config and show its routes and prices", ledger=False
     )
@@ -99,41 +103,6 @@ def _add_serving(commands: Any) -> None:
     explain.add_argument("--ip", help="the client's address")
     explain.add_argument("--body", metavar="FILE", help="the request body; - is standard input")
     explain.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _add_keys(commands: Any) -> None:
-    group = commands.add_parser("keys", help="keys kept in the ledger").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    for name, help in (
-        ("create", "make a key and show its secret, once"),
-        ("update", "change what a key may do"),
-    ):
-        command = _verb(group, "keys", name, help)
-        command.add_argument("name", metavar="NAME")
-        command.add_argument("--account", metavar="A", help="who pays; default the account 'default'")
-        command.add_argument("--models", metavar="P,P", help="shell-style patterns of models; default *")
-        command.add_argument("--ips", metavar="C,C", help="addresses and CIDR ranges, or none")
-        command.add_argument(
-            "--quota", metavar="20.00/month", help="USD per day, week, month or total; or none"
-        )
-        command.add_argument("--requests-per-minute", metavar="N", help="a limit, or none")
-        command.add_argument("--tokens-per-minute", metavar="N", help="a limit, or none")
-        command.add_argument("--concurrent", metavar="N", help="calls at a time, or none")
-        command.add_argument("--expires", metavar="WHEN", help="2027-01-01, or 30m from now; or none")
-        command.add_argument(
-            "--test", action=argparse.BooleanOptionalAction, help="the key may ask for scripted faults"
-        )
-    _verb(group, "keys", "list", "show all keys")
-    _verb(group, "keys", "show", "show one key").add_argument("name", metavar="NAME")
-    rotate = _verb(group, "keys", "rotate", "give a key a new secret and show it, once")
-    rotate.add_argument("name", metavar="NAME")
-    rotate.add_argument(
-        "--overlap", metavar="24h", help="how long the old secret still works; default not at all"
-    )
-    _verb(group, "keys", "revoke", "end a key; the very next request is refused").add_argument(
-        "name", metavar="NAME"
-    )
 
 
 def _add_accounts(commands: Any) -> None:
@@ -168,6 +137,8 @@ def _add_reports(commands: Any) -> None:
     backup.add_argument("path", metavar="PATH", type=os.path.abspath)
     _add(group, "export", _export, "print every entry as a JSON line")
     cli_prices.add_to(commands)
+    cli_leases.add_to(commands, _add)
+    cli_conformance.add_to(commands)
 
 
 def _verb(group: Any, noun: str, name: str, help: str) -> argparse.ArgumentParser:
@@ -183,7 +154,9 @@ def _verb(group: Any, noun: str, name: str, help: str) -> argparse.ArgumentParse
 def _serve(arguments: argparse.Namespace) -> int:
     from tokenhub_proxy import serve
 
-    return serve.run(arguments.config, arguments.listen, arguments.ledger)
+    return serve.run(
+        arguments.config, arguments.listen, arguments.ledger, record=arguments.record, replay=arguments.replay
+    )
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -338,13 +311,16 @@ def config_path(named: str | None) -> Path | None:
 
 def read_config(path: Path) -> Config:
     """The config in this file. Raises ConfigError."""
-    from tokenhub_proxy import pricelist
     from tokenhub_proxy.config import load_file
 
-    def listed_price(upstream: Upstream, model: str) -> pricelist.Listed | None:
-        return pricelist.lookup(upstream.dialect, upstream.base_url, model)
-
     return load_file(path, os.environ, listed_price)
+
+
+def listed_price(upstream: Upstream, model: str) -> Listed | None:
+    """What the shipped list says of a model at an upstream."""
+    from tokenhub_proxy import pricelist
+
+    return pricelist.lookup(upstream.dialect, upstream.base_url, model)
 
 
 def load_config(named: str | None) -> Config | None:

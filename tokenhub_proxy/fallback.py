@@ -48,7 +48,7 @@ class Fallback:
 
     def __init__(
         self,
-        transport: Callable[[Target], Transport],
+        transport: Callable[[Target, Call], Transport],
         dialects: Mapping[str, Dialect],
         health: Health,
         *,
@@ -145,7 +145,7 @@ class Fallback:
         breaker = self._health.breaker(target)
         breaker.ask()
         try:
-            connection = self._transport(target).send(outgoing)
+            connection = self._transport(target, call).send(outgoing)
             incoming = await connection.__aenter__()
             try:
                 reply = dialect.reply(call, asking, incoming.status, incoming.headers)

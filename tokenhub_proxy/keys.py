@@ -45,6 +45,7 @@ class Scope:
     concurrent: int | None = None
     expires_at: float | None = None  # seconds since 1970, UTC
     test: bool = False  # may ask for faults on the wire
+    parent: str | None = None  # a lease: the name of the key that it narrows
 
 
 @dataclass(frozen=True, slots=True)

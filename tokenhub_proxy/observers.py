@@ -10,7 +10,7 @@ from typing import IO
 
 import orjson
 
-from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
+from tokenhub_proxy.errors import InsufficientQuota, ProxyError, UpstreamUnavailable
 from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.prices import NANOS_MAX, format_usd
 
@@ -185,6 +185,18 @@ class Counters:
         lines += ["# TYPE tokenhub_in_flight gauge", f"tokenhub_in_flight {in_flight}"]
         lines += ["# TYPE tokenhub_unsettled gauge", f"tokenhub_unsettled {unsettled}", ""]
         return "\n".join(lines)
+
+
+class QuotaRefusals:
+    """How many calls of each lease its quota could not cover, by the key's id."""
+
+    def __init__(self) -> None:
+        self.by_key: Counter[str] = Counter()  # as many as there were leases
+
+    def __call__(self, exchange: Exchange) -> None:
+        key, error = exchange.key, exchange.error
+        if key is not None and key.scope.parent is not None and isinstance(error, InsufficientQuota):
+            self.by_key[key.id] += 1
 
 
 def _labels(**labels: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 
-from tokenhub_proxy import calls, inflate, keys, sse
+from tokenhub_proxy import calls, faults, inflate, keys, sse
 from tokenhub_proxy.calls import Call, Endpoint
 from tokenhub_proxy.dialects import Dialect, Reply
 from tokenhub_proxy.errors import (
@@ -67,7 +67,7 @@ class Relay:
         serving: Serving,
         ledger: Ledger,
         limits: Limits,
-        transport: Callable[[Target], Transport],
+        transport: Callable[[Target, Call], Transport],
         dialects: Mapping[str, Dialect],
         observers: Sequence[Callable[[Exchange], None]],
         clock: Callable[[], float],
@@ -368,6 +368,7 @@ def parse(raw: bytes, endpoint: str, key: Key, headers: RequestHeaders) -> Call:
         content_type=headers.get("Content-Type") or "",
         owner=key.account,
         strict=headers.get("x-tokenhub-strict") == "1",
+        fault=faults.asked(headers.get(faults.HEADER), key.scope.test),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import logging
 import os
 import shlex
@@ -14,11 +15,14 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tokenhub_proxy import overload
 from tokenhub_proxy.activation import NotListening, inherited
+from tokenhub_proxy.carriers import Taped, Transports, scripted
+from tokenhub_proxy.cassettes import CassetteError, secrets_of
 from tokenhub_proxy.cli import (
     FOUND,
     LEDGER_REFUSED,
@@ -26,15 +30,17 @@ from tokenhub_proxy.cli import (
     config_path,
     fail,
     ledger_url,
+    listed_price,
     load_config,
     read_config,
 )
 from tokenhub_proxy.config import Config, ConfigError, values
-from tokenhub_proxy.config.embedded import embedded
+from tokenhub_proxy.config.embedded import embedded, replayed
 from tokenhub_proxy.control import Control
 from tokenhub_proxy.errors import ProxyError
 from tokenhub_proxy.ledger import LedgerRefused
-from tokenhub_proxy.wiring import Proxy, administration, ollama_models, start
+from tokenhub_proxy.transports.tape import Tape
+from tokenhub_proxy.wiring import Proxy, ollama_models, start
 
 log = logging.getLogger(__name__)
 
@@ -49,26 +55,61 @@ FIXED = ("listen_host", "listen_port", "ledger_url", "durability", "log_format")
 Adjust = Callable[[Config], Config]
 
 
-def run(named: str | None, listen: str | None, ledger: str | None) -> int:
+def run(
+    named: str | None,
+    listen: str | None,
+    ledger: str | None,
+    *,
+    record: str | None = None,
+    replay: str | None = None,
+) -> int:
     """Serve until told to stop; gives the exit code. The arguments are the command line's."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     adjust = _adjustment(listen, ledger)
     path = config_path(named)
     # What changes from here on is news.
     watch = None if path is None else Watch(path, adjust)
-    config = adjust(load_config(named) or embedded(os.environ, ollama_models()))
+    tape = None if replay is None else _tape(Path(replay))
+    config = adjust(load_config(named) or _without_file(tape))
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     try:
         listener = inherited(os.environ, os.getpid())
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(config, watch, listener))
+            transports = _transports(config, record, replay)
+            return runner.run(_serve(config, watch, listener, transports))
     except NotListening as error:
         fail(WRONG, error.message)
     except LedgerRefused as error:
         fail(LEDGER_REFUSED, str(error))
     except ProxyError as error:
         fail(FOUND, error.message)
+
+
+def _without_file(tape: Tape | None) -> Config:
+    """The config where no file is: the first minute's, or what is on tape."""
+    if tape is None:
+        return embedded(os.environ, ollama_models())
+    return replayed(tape.cassette.asks, listed_price)
+
+
+def _transports(config: Config, record: str | None, replay: str | None) -> Callable[[str], Transports]:
+    if replay is not None:
+        return partial(Taped, scripted(), Path(replay), None)
+    if record is not None:
+        return partial(Taped, scripted(), Path(record), secrets_of(config.upstreams.values(), os.environ))
+    return partial(Transports, scripted())
+
+
+def _tape(folder: Path) -> Tape:
+    """All cassettes of a folder; a bad one, or none, ends the command."""
+    try:
+        tape = Tape(folder)
+    except (CassetteError, OSError) as error:
+        fail(WRONG, f"--replay: {error}")
+    if not tape.cassette.asks:
+        fail(WRONG, f"--replay: there is no cassette (*.jsonl) in {folder}.")
+    return tape
 
 
 def _adjustment(listen: str | None, ledger: str | None) -> Adjust:
@@ -93,20 +134,25 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(config: Config, watch: Watch | None, listener: socket.socket | None) -> int:
+async def _serve(
+    config: Config,
+    watch: Watch | None,
+    listener: socket.socket | None,
+    transports: Callable[[str], Transports],
+) -> int:
     overload.raise_limit()
     asyncio.get_running_loop().set_exception_handler(overload.AcceptFailures())
     stop, hurry, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
     _on_signals(stop, hurry, reload)
     try:
-        proxy = await start(config, log=sys.stderr, inherited=listener)
+        proxy = await start(config, log=sys.stderr, inherited=listener, transports=transports)
     except OSError as error:
         fail(WRONG, f"{config.listen_host}:{config.listen_port} can't be listened on: {error.strerror}.")
     # What a start leaves behind lives as long as the process. Looking through it, and as often as 700
     # new objects come, would be a tenth of a request's time; a call leaves few cycles, a stream none.
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD)
-    control = Control(administration(proxy.relay, proxy.ledger), proxy.ledger.path)
+    control = Control(proxy.leasing.administration, proxy.ledger.path)
     following = None
     try:
         await _open_door(control, proxy)
@@ -211,10 +257,12 @@ async def _welcome(proxy: Proxy) -> None:
     if proxy.ledger.list_keys():
         print(f"{path} has keys already. To make another one:\n\n  {_create_command(path)}\n")
     else:
-        made = await administration(proxy.relay, proxy.ledger).keys_create({"name": FIRST_KEY})
+        made = await proxy.leasing.administration.keys_create({"name": FIRST_KEY})
         print(f"Your key, shown this once (only its digest is kept, in {path}):\n\n  {made['secret']}\n")
         print("Try it:\n")
-        print(curl_line(proxy.base_url, made["secret"]), end="\n\n")
+        routes = proxy.config.routes
+        model = "demo" if "demo" in routes else next(iter(routes))
+        print(curl_line(proxy.base_url, made["secret"], model), end="\n\n")
     print(f"Models: {', '.join(proxy.config.routes)}")
 
 
@@ -234,10 +282,10 @@ def _create_command(ledger_path: str) -> str:
     return shlex.join(words)
 
 
-def curl_line(base_url: str, secret: str) -> str:
-    """A line that streams an answer of the demo model when pasted."""
+def curl_line(base_url: str, secret: str, model: str) -> str:
+    """A line that streams an answer of the model when pasted."""
+    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello!"}]}
     return (
         f"curl -N {base_url}/chat/completions -H 'Authorization: Bearer {secret}' "
-        "-H 'Content-Type: application/json' "
-        """-d '{"model": "demo", "stream": true, "messages": [{"role": "user", "content": "Hello!"}]}'"""
+        f"-H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
     )

@@ -17,20 +17,19 @@ import orjson
 
 from tokenhub_proxy import observers
 from tokenhub_proxy.admin import Administration
+from tokenhub_proxy.calls import Call
+from tokenhub_proxy.carriers import Transports, scripted
 from tokenhub_proxy.config import Config
 from tokenhub_proxy.dialects import Dialect, Memory, dialect
 from tokenhub_proxy.errors import LedgerUnavailable, ShuttingDown
 from tokenhub_proxy.front import Front
+from tokenhub_proxy.leasing import Leasing
 from tokenhub_proxy.ledger.sqlite import SqliteLedger, open_ledger
 from tokenhub_proxy.limits import Limits
 from tokenhub_proxy.pulse import Pulse
 from tokenhub_proxy.relay import Relay, Serving
 from tokenhub_proxy.routes import Routes, Target
 from tokenhub_proxy.server import Application, listen
-from tokenhub_proxy.transports.demo import Demo
-from tokenhub_proxy.transports.fanout import FanOut
-from tokenhub_proxy.transports.live import Live
-from tokenhub_proxy.transports.script import Script
 from tokenhub_proxy.wire import Transport
 
 log = logging.getLogger(__name__)
@@ -46,6 +45,8 @@ PURGE_S = 3600.0
 ACCEPT_S = 0.01
 # Who connected before the proxy was told to stop gets so long to send a request, which is served.
 GREET_S = 1.0
+# A lease ends to the moment; its last line comes this much later at most.
+LEASES_S = 5.0
 # What is cut when the proxy stops gets so long to be told, settled and written.
 CUT_S = 12.0
 
@@ -78,30 +79,11 @@ class _Dialects(dict[str, Dialect]):
         return self[name]
 
 
-class Transports:
-    """The transport of each target: the network, or a script for what is inside the process."""
-
-    def __init__(self, scripted: Mapping[str, Transport], hop: str = "") -> None:
-        self._live = Live(via=f"1.1 {hop}" if hop else None)
-        self._network = FanOut(self._live)
-        self._scripted = scripted  # by dialect
-
-    def __call__(self, target: Target) -> Transport:
-        return self._scripted.get(target.upstream.dialect, self._network)
-
-    def retain(self, config: Config) -> None:
-        """After a reload: let go of the connections to upstreams that are gone."""
-        self._live.retain(config.upstreams.values())
-
-    async def aclose(self) -> None:
-        await self._live.aclose()
-
-
 def make_relay(
     config: Config,
     ledger: SqliteLedger,
     *,
-    transport: Callable[[Target], Transport],
+    transport: Callable[[Target, Call], Transport],
     told: Sequence[observers.Observer] = (),
     clock: Callable[[], float] = time.time,
     hop: str = "",
@@ -131,16 +113,25 @@ class Proxy:
     application: Application
     ledger: SqliteLedger
     base_url: str
+    leasing: Leasing
     _transports: Transports
     _server: Front
     _listener: asyncio.Server
     _keeping: tuple[asyncio.Task[None], ...] = ()
 
     def keep(self) -> None:
-        """Begin to forget requests that are older than the config wants them, and to watch the clocks."""
+        """Begin to forget requests that are too old by the config, to end leases, and to watch the clocks."""
         pulse = Pulse(self.relay.clock, self.relay.monotonic)
         loop = asyncio.get_running_loop()
-        self._keeping = (loop.create_task(self._forget()), loop.create_task(pulse.run()))
+        self._keeping = tuple(
+            loop.create_task(work) for work in (self._forget(), self._end_leases(), pulse.run())
+        )
+
+    async def _end_leases(self) -> None:
+        while True:
+            with contextlib.suppress(LedgerUnavailable):  # they have ended all the same; this is told later
+                await self.leasing.sweep()
+            await asyncio.sleep(LEASES_S)
 
     async def _forget(self) -> None:
         while True:
@@ -226,6 +217,7 @@ async def start(
     told: Sequence[observers.Observer] = (),
     clock: Callable[[], float] = time.time,
     inherited: socket.socket | None = None,
+    transports: Callable[[str], Transports] | None = None,
 ) -> Proxy:
     """Open the books, listen, and serve. The caller stops what it got.
 
@@ -237,18 +229,15 @@ async def start(
     try:
         await ledger.declare(config.keys, config.accounts)
         hop = f"tokenhub-proxy-{os.urandom(8).hex()}"  # of this run, and of nothing else
-        transports = Transports({"demo": Script(Demo(demo_pause_s).answer)}, hop)
-        counters = observers.Counters()
-        line = (
-            observers.log_to(log, config.log_format, asyncio.get_running_loop().call_soon)
-            if log is not None
-            else None
-        )
+        carriers = Transports(scripted(demo_pause_s), hop) if transports is None else transports(hop)
+        counters, refusals = observers.Counters(), observers.QuotaRefusals()
+        soon = asyncio.get_running_loop().call_soon
+        line = None if log is None else observers.log_to(log, config.log_format, soon)
         relay = make_relay(
             config,
             ledger,
-            transport=transports,
-            told=[counters, observers.trouble, *([line] if line is not None else []), *told],
+            transport=carriers,
+            told=[counters, refusals, observers.trouble, *([line] if line is not None else []), *told],
             clock=clock,
             hop=hop,
         )
@@ -265,13 +254,15 @@ async def start(
         raise
     address = listener.sockets[0].getsockname()
     host = config.listen_host if inherited is None else address[0]
+    base_url = f"http://{shown_host(host)}:{address[1]}/v1"
     proxy = Proxy(
         config=config,
         relay=relay,
         application=application,
         ledger=ledger,
-        base_url=f"http://{shown_host(host)}:{address[1]}/v1",
-        _transports=transports,
+        base_url=base_url,
+        leasing=leasing(relay, ledger, refusals.by_key, base_url),
+        _transports=carriers,
         _server=server,
         _listener=listener,
     )
@@ -291,6 +282,12 @@ def administration(relay: Relay, ledger: SqliteLedger) -> Administration:
     return Administration(ledger, relay, clock=relay.clock, randomness=os.urandom)
 
 
+def leasing(relay: Relay, ledger: SqliteLedger, refused: Mapping[str, int], base_url: str) -> Leasing:
+    """The operator's verbs, those of leases among them, and what ends leases."""
+    verbs = administration(relay, ledger)
+    return Leasing(verbs, ledger, clock=relay.clock, refused=refused, base_url=base_url)
+
+
 async def administer(
     config: Config, url: str, verb: str, asked: dict[str, Any]
 ) -> AsyncIterator[tuple[str, Any]]:
@@ -299,7 +296,7 @@ async def administer(
     try:
         await ledger.declare(config.keys, config.accounts)
         relay = make_relay(config, ledger, transport=Transports({}))
-        verbs = administration(relay, ledger)
+        verbs = leasing(relay, ledger, {}, "").administration
         if verb == "ledger export":
             async for item in verbs.export():
                 yield "item", item

@@ -262,3 +262,15 @@ def test_every_call_that_is_let_through_is_answered(fields: dict[str, Any], part
     except InvalidRequest:
         return
     assert said("/chat/completions", dict(call.body))
+
+
+WHOLE = "You said: Hello there I am the demo model: I answer the same to the same question."
+
+
+@pytest.mark.parametrize(
+    ("stop", "heard"),
+    [("said", "You "), (["Hello", "ou"], "Y"), ([], WHOLE), ("nowhere", WHOLE), (None, WHOLE)],
+)
+def test_it_stops_where_it_is_told_to(stop: object, heard: str) -> None:
+    choice = chat(stop=stop).choices[0]
+    assert (choice.message.content, choice.finish_reason) == (heard, "stop")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenhub_proxy.calls import MODEL_LENGTH_MAX
-from tokenhub_proxy.config import LEDGER, LISTEN, Config, load
+from tokenhub_proxy.cassettes import Ask
+from tokenhub_proxy.config import LEDGER, LISTEN, Config, PriceFor, load
+from tokenhub_proxy.routes import Upstream
 
 OLLAMA_URL = "http://127.0.0.1:11434/v1"
 # These are public list prices, and prices change: an operator who bills others keeps a file.
@@ -179,6 +181,34 @@ def embedded_text(environ: Mapping[str, str], ollama_models: Sequence[str] | Non
             "",
         )
     )
+
+
+def replayed(asks: Iterable[Ask], price_for: PriceFor) -> Config:
+    """The config without a file where answers come from tape: the models that are on it.
+
+    They have their list price, or are free.
+    """
+    upstreams: dict[tuple[str, str], str] = {}
+    models = {}
+    for ask in asks:
+        name = upstreams.setdefault((ask.dialect, ask.base_url), f"{ask.dialect}-{len(upstreams) + 1}")
+        upstream = Upstream(name, ask.dialect, ask.base_url)
+        free = "" if price_for(upstream, ask.upstream_model) is not None else ", price: free"
+        target = f"{{upstream: {name}, model: {json.dumps(ask.upstream_model)}}}"
+        models[ask.model] = f"  {json.dumps(ask.model)}: {{targets: [{target}]{free}}}"
+    rows = [
+        f"  {name}: {{dialect: {dialect}{_place(base_url)}}}"
+        for (dialect, base_url), name in upstreams.items()
+    ]
+    text = "\n".join(["upstreams:", *rows, "models:", *models.values(), ""])
+    return load(
+        text, name="(tapes)", folder=Path(), environ={}, read_file=Path.read_text, price_for=price_for
+    )
+
+
+def _place(base_url: str) -> str:
+    """Where an upstream was: nobody is called there, but it decides how it is spoken to."""
+    return "" if base_url.endswith("://") else f", base_url: {json.dumps(base_url)}, api_key: none"
 
 
 def _model(upstream: str, offer: _Offer) -> list[str]:

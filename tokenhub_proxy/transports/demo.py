@@ -56,7 +56,7 @@ class _Answer:
         self._body = body
         self._head = {"id": f"chatcmpl-demo-{digest[:24]}", "created": 1767225600, "model": body["model"]}
         self._call = _tool_call(body, digest)
-        words = [] if self._call else _words(body)
+        words = [] if self._call else _stopped(_words(body), body.get("stop"))
         limit = min((body[name] for name in OUTPUT_LIMITS if body.get(name)), default=OUTPUT_MAX)
         self._words = words[:limit]
         cut = len(words) > limit
@@ -118,6 +118,20 @@ def _words(body: Mapping[str, Any]) -> list[str]:
     else:
         answer = f"You said: {said} I am the demo model: I answer the same to the same question."
     return [word if number == 0 else " " + word for number, word in enumerate(answer.split())]
+
+
+def _stopped(words: list[str], stop: object) -> list[str]:
+    """The words up to the first stop sequence."""
+    text = "".join(words)
+    stops = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
+    places = [place for one in stops if one and (place := text.find(str(one))) >= 0]
+    if not places:
+        return words
+    kept, length = [], min(places)
+    for word in words:
+        kept.append(word[:length])
+        length -= len(kept[-1])
+    return [word for word in kept if word]
 
 
 def _text(content: object) -> str:
