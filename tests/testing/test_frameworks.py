@@ -15,9 +15,12 @@ INSTALL_S, RUN_S = 600, 180
 
 @pytest.fixture(scope="module")
 def project_python() -> str:
-    done = subprocess.run(
-        [ROOT / "scripts/frameworks"], capture_output=True, text=True, timeout=INSTALL_S, check=False
-    )
+    try:
+        done = subprocess.run(
+            [ROOT / "scripts/frameworks"], capture_output=True, text=True, timeout=INSTALL_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"the frameworks could not be installed within {INSTALL_S} s")
     if done.returncode:
         pytest.skip(f"the frameworks can't be installed here: {done.stderr[-300:]}")
     return done.stdout.strip()

@@ -106,6 +106,15 @@ async def test_each_mode_asks_the_upstream_when_it_should(
         assert len(load(path.read_bytes(), path.name)) == 2
 
 
+async def test_a_new_tape_holds_every_call_also_equal_ones(tmp_path: Path) -> None:
+    path, upstream = tmp_path / "tape.jsonl", Asked(b"said")
+    transport = Tape(path, mode="once").of("m", upstream.transport)
+    await heard(transport)
+    await heard(transport)
+    assert upstream.count == 2
+    assert len(load(path.read_bytes(), path.name)) == 2
+
+
 async def test_no_secret_is_on_tape_not_even_one_that_two_reads_share(tmp_path: Path) -> None:
     path, half = tmp_path / "tape.jsonl", len(SECRET) // 2
     upstream = Asked(b"your key is " + SECRET[:half].encode(), SECRET[half:].encode() + b" I think")

@@ -51,7 +51,8 @@ class Tape:
         files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if known else []
         recorded = [each for file in files for each in load(file.read_bytes(), file.name)]
         self.cassette = Cassette(recorded, strict=strict, ignore=ignore)
-        self._plays = mode != "all"
+        # A tape that is made now holds each call once for each time that it was made.
+        self._plays = known
         self.records = mode in ("new_episodes", "all") or (mode == "once" and not known)
         self._begun = known  # the file has its first line
 
