@@ -52,8 +52,7 @@ class Answers:
             if not (body[:64].lstrip().startswith(b"{") and body[-64:].rstrip().endswith(b"}")):
                 raise UpstreamUnavailable(kind="bad_json", executed=True)
             # Parsing half a megabyte of floats costs more than relaying it; what may be an error does not.
-            # (From the end: Python searches a large text several times faster backwards.)
-            if body.rfind(b'"error"') < 0 and _SAID[self._call.endpoint] in body:
+            if not _names_an_error(body) and _SAID[self._call.endpoint] in body:
                 usage = self.read_usage(usage_at_end(body))
                 if usage is not None:
                     return body, usage
@@ -116,6 +115,16 @@ def _sums_apart(usage: object) -> bool:
     prompt, output = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
     total = count(usage.get("total_tokens"))
     return prompt is None or output is None or total != prompt + output
+
+
+def _names_an_error(body: bytes) -> bool:
+    """Whether `"error"` stands anywhere in a large text.
+
+    Numbers have no letters, and one byte is found many times faster than a word; a word is found several
+    times faster from the end.
+    """
+    first = body.find(b"r")
+    return first >= 0 and body.rfind(b'"error"', max(0, first - 2)) >= 0
 
 
 def usage_at_end(body: bytes) -> object:
