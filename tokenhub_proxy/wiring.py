@@ -241,10 +241,7 @@ async def start(
     inherited: socket.socket | None = None,
     transports: Callable[[str], Transports] | None = None,
 ) -> Proxy:
-    """Open the books, listen, and serve. The caller stops what it got.
-
-    A socket that is `inherited` listens in place of the config's address.
-    """
+    """Open the books, serve on the config's address or an `inherited` socket; the caller stops it."""
     ledger = await open_ledger(
         config.ledger_url, durability=config.durability, clock=clock, boot_id=os.urandom(8).hex()
     )

@@ -37,7 +37,8 @@ async def ask(live: Live, request: Outgoing) -> Answer:
     """The whole answer. Raises what `send` and `pump` raise."""
     async with live.send(request) as incoming:
         pieces: list[bytes] = []
-        assert await incoming.pump(pieces.append)
+        ended = await incoming.pump(pieces.append)
+        assert ended
         return Answer(incoming.status, incoming.headers, b"".join(pieces), incoming.retried)
 
 
