@@ -250,13 +250,11 @@ async def start(
         hop = f"tokenhub-proxy-{os.urandom(8).hex()}"  # of this run, and of nothing else
         carriers = Transports(scripted(demo_pause_s), hop) if transports is None else transports(hop)
         counters, refusals = observers.Counters(), observers.QuotaRefusals()
-        soon = asyncio.get_running_loop().call_soon
-        line = None if log is None else observers.log_to(log, config.log_format, soon)
         relay = make_relay(
             config,
             ledger,
             transport=carriers,
-            told=[counters, refusals, observers.trouble, *([line] if line is not None else []), *told],
+            told=[counters, refusals, observers.trouble, *_log(config, log), *told],
             clock=clock,
             hop=hop,
         )
@@ -289,6 +287,13 @@ async def start(
     offer_payments(proxy.leasing.administration, lambda: proxy.office)
     proxy.take_payments()
     return proxy
+
+
+def _log(config: Config, stream: TextIO | None) -> Sequence[observers.Observer]:
+    """The access log, where there is one."""
+    soon = asyncio.get_running_loop().call_soon
+    line = None if stream is None else observers.log_to(stream, config.log_format, soon)
+    return () if line is None else (line,)
 
 
 def shown_host(host: str) -> str:
