@@ -53,7 +53,7 @@ _FILL = (
         output = output + excluded.output, cost = cost + excluded.cost""",
 )
 _BALANCES = (
-    f"""INSERT INTO accounts SELECT debit, 0, {CREDIT} - sum(amount), 0 FROM entries
+    f"""INSERT INTO accounts SELECT debit, 0, {CREDIT} - sum(amount), 0, 0 FROM entries
         WHERE kind = 'charge' GROUP BY 1""",
     """INSERT INTO windows SELECT window_name, sum(amount), 0, max(at) FROM entries
         WHERE kind = 'charge' GROUP BY 1""",

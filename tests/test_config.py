@@ -369,6 +369,13 @@ SECTIONS = {
     "keys": "keys: [{%s}]",
     "quota": "keys: [{quota: {%s}}]",
     "rate": "keys: [{rate: {%s}}]",
+    "payments": "payments: {%s}",
+    "rate_rub": "payments: {rate: {%s}}",
+    "yookassa": "payments: {yookassa: {%s}}",
+    "receipt": "payments: {yookassa: {receipt: {%s}}}",
+    "cryptopay": "payments: {cryptopay: {%s}}",
+    "tron": "payments: {tron: {%s}}",
+    "operator": "payments: {operator: {%s}}",
 }
 EVERY_OPTION = [(section, option) for section, options in OPTIONS.items() for option in options]
 

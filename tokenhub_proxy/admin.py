@@ -23,6 +23,13 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 # A scope's numbers above this are a slip of the hand.
 RATE_MAX = 10**9
 
+# What `payments.verbs` answers, where payments are taken.
+PAYMENT_VERBS = (
+    "payments methods", "payments quote", "payments orders", "payments create", "payments show",
+    "payments look", "payments complete", "payments cancel", "payments refund", "payments webhooks",
+    "payments replay", "payments codes create", "payments codes list", "payments redeem",
+)  # fmt: skip
+
 Arguments = Mapping[str, Any]
 Verb = Callable[[Arguments], Awaitable[Any]]
 

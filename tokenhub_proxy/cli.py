@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tokenhub_proxy import cli_conformance, cli_keys, cli_leases, cli_prices
+from tokenhub_proxy import cli_conformance, cli_keys, cli_leases, cli_payments, cli_prices
 
 if TYPE_CHECKING:
     from tokenhub_proxy.config import Config
@@ -23,7 +23,19 @@ CONFIG_FILE = "config.yaml"
 LEDGER_URL = "sqlite:///tokenhub.db"
 # Verbs that only read: they make no new ledger where there is none.
 READING = frozenset(
-    {"keys list", "keys show", "accounts list", "usage", "ledger verify", "ledger backup", "ledger export"}
+    {
+        "keys list",
+        "keys show",
+        "accounts list",
+        "usage",
+        "ledger verify",
+        "ledger backup",
+        "ledger export",
+        "payments orders",
+        "payments show",
+        "payments webhooks",
+        "payments codes list",
+    }
 )
 
 
@@ -136,6 +148,7 @@ def _add_reports(commands: Any) -> None:
     backup = _verb(group, "ledger", "backup", "copy the ledger while it is in use")
     backup.add_argument("path", metavar="PATH", type=os.path.abspath)
     _add(group, "export", _export, "print every entry as a JSON line")
+    cli_payments.add_to(commands, _verb)
     cli_prices.add_to(commands)
     cli_leases.add_to(commands, _add)
     cli_conformance.add_to(commands)

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import orjson
@@ -63,6 +63,23 @@ class Page:
     content_type: str = "application/json"
 
 
+# A webhook has a few KB; nothing is read of a longer one.
+WEBHOOK_BYTES_MAX = 64 * 2**10
+WEBHOOKS_PATH = "/payments/webhooks/"
+
+
+class Webhooks(Protocol):
+    """What takes the webhooks of payment providers."""
+
+    def knows(self, name: str) -> bool:
+        """Whether there is a route for this provider."""
+        ...
+
+    async def handle(self, name: str, headers: RequestHeaders, body: bytes, peer: str) -> int:
+        """The status of the answer."""
+        ...
+
+
 Handler = Callable[[HttpClient, str], Awaitable[Page]]
 
 
@@ -84,6 +101,7 @@ class Application:
         self._created = int(started_at)
         self._description = Page(resources.files("tokenhub_proxy").joinpath("openapi.json").read_bytes())
         self.cors_origins = cors_origins
+        self.webhooks: Webhooks | None = None  # none where no payments are taken
         self._routes: dict[str, Handler] = {
             "/v1/models": self._models,
             "/v1/key": self._key,
@@ -145,7 +163,13 @@ class Application:
             for prefix, candidate in self._prefixes.items():
                 if path.startswith(prefix) and len(path) > len(prefix):
                     handler = candidate
-        if handler is None and path in METERED:
+        if self.webhooks is not None and path.startswith(WEBHOOKS_PATH):
+            allowed = "POST"
+            if not self.webhooks.knows(path.removeprefix(WEBHOOKS_PATH)):
+                raise NotFound(f"There is no {shown(path)} here.")
+            if method == "POST":
+                return self._webhook
+        elif handler is None and path in METERED:
             allowed = "POST, OPTIONS"
         elif handler is None:
             raise NotFound(f"There is no {shown(path)} here.")
@@ -202,6 +226,15 @@ class Application:
         if receipt is None or receipt.account != key.account:
             raise NotFound(f"There is no receipt {shown(id)}.")
         return Page(receipt_json(receipt))
+
+    async def _webhook(self, client: HttpClient, path: str) -> Page:
+        assert self.webhooks is not None
+        body = await client.body(WEBHOOK_BYTES_MAX)
+        forwarded = client.headers.getall("X-Forwarded-For", ())
+        address = keys.client_address(client.peer, forwarded, self._relay.serving.trusted_proxies)
+        peer = "" if address is None else str(address)
+        status = await self.webhooks.handle(path.removeprefix(WEBHOOKS_PATH), client.headers, body, peer)
+        return Page(b"{}", status)
 
     async def _healthz(self, client: HttpClient, path: str) -> Page:
         return _json({"status": "ok"})

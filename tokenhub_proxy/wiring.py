@@ -11,17 +11,17 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
 
 from tokenhub_proxy import observers
-from tokenhub_proxy.admin import Administration
+from tokenhub_proxy.admin import PAYMENT_VERBS, Administration, Arguments, Verb
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.carriers import Transports, scripted
 from tokenhub_proxy.config import Config
 from tokenhub_proxy.dialects import Dialect, Memory, dialect
-from tokenhub_proxy.errors import LedgerUnavailable, ShuttingDown
+from tokenhub_proxy.errors import InvalidRequest, LedgerUnavailable, ShuttingDown
 from tokenhub_proxy.front import Front
 from tokenhub_proxy.leasing import Leasing
 from tokenhub_proxy.ledger.sqlite import SqliteLedger, open_ledger
@@ -31,6 +31,9 @@ from tokenhub_proxy.relay import Relay, Serving
 from tokenhub_proxy.routes import Routes, Target
 from tokenhub_proxy.server import Application, listen
 from tokenhub_proxy.wire import Transport
+
+if TYPE_CHECKING:
+    from tokenhub_proxy.payments.office import Office
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +121,7 @@ class Proxy:
     _server: Front
     _listener: asyncio.Server
     _keeping: tuple[asyncio.Task[None], ...] = ()
+    office: Office | None = None  # where payments are taken, if they are
 
     def keep(self) -> None:
         """Begin to forget requests that are too old by the config, to end leases, and to watch the clocks."""
@@ -152,6 +156,27 @@ class Proxy:
 
         await self.ledger.declare(config.keys, config.accounts, taken)
         self._transports.retain(config)
+        self.take_payments()
+
+    def open_office(self) -> None:
+        """Begin to take payments where the config wants that, now or after a reload."""
+        offer_payments(self.leasing.administration, lambda: self.office)
+        self.take_payments()
+
+    def take_payments(self) -> None:
+        """Open the office where the config wants one, or tell an open one what has changed."""
+        settings = self.config.payments
+        if settings is None and self.office is None:
+            return
+        from tokenhub_proxy.payments.office import NOTHING, Office
+
+        if self.office is None:
+            self.office = Office(
+                self.ledger, settings or NOTHING, clock=self.relay.clock, randomness=os.urandom
+            )
+            self.office.start()
+        self.office.desk.settings = settings or NOTHING
+        self.application.webhooks = self.office.webhooks
 
     async def stop(self, drain_s: float | None = None, hurry: asyncio.Event | None = None) -> None:
         """Drain, then close the books."""
@@ -190,6 +215,8 @@ class Proxy:
         await self._server.shutdown(0.1)
         await self._listener.wait_closed()
         await self._transports.aclose()
+        if self.office is not None:
+            await self.office.aclose()
         log.info("drain_end cut=%d unsettled=%d", cut, len(self.relay.in_flight))
 
     async def _greeted(self, hurry: asyncio.Event) -> None:
@@ -267,6 +294,7 @@ async def start(
         _listener=listener,
     )
     proxy.keep()
+    proxy.open_office()
     return proxy
 
 
@@ -280,6 +308,22 @@ def shown_host(host: str) -> str:
 def administration(relay: Relay, ledger: SqliteLedger) -> Administration:
     """The operator's verbs over this relay and ledger."""
     return Administration(ledger, relay, clock=relay.clock, randomness=os.urandom)
+
+
+def offer_payments(verbs: Administration, office: Callable[[], Office | None]) -> None:
+    """Add the verbs of payments, which say so where there is no office."""
+    for name in PAYMENT_VERBS:
+        verbs.verbs[name] = _payment_verb(name, office)
+
+
+def _payment_verb(name: str, office: Callable[[], Office | None]) -> Verb:
+    async def verb(arguments: Arguments) -> Any:
+        found = office()
+        if found is None:
+            raise InvalidRequest("No payments are taken: the config has no section `payments`.")
+        return await found.verbs.verbs[name](arguments)
+
+    return verb
 
 
 def leasing(relay: Relay, ledger: SqliteLedger, refused: Mapping[str, int], base_url: str) -> Leasing:
@@ -297,13 +341,27 @@ async def administer(
         await ledger.declare(config.keys, config.accounts)
         relay = make_relay(config, ledger, transport=Transports({}))
         verbs = leasing(relay, ledger, {}, "").administration
-        if verb == "ledger export":
-            async for item in verbs.export():
-                yield "item", item
-        else:
-            yield "result", await verbs.verbs[verb](asked)
+        office = _office_for_a_moment(config, ledger) if verb in PAYMENT_VERBS else None
+        offer_payments(verbs, lambda: office)
+        try:
+            if verb == "ledger export":
+                async for item in verbs.export():
+                    yield "item", item
+            else:
+                yield "result", await verbs.verbs[verb](asked)
+        finally:
+            if office is not None:
+                await office.aclose()
     finally:
         await ledger.aclose()
+
+
+def _office_for_a_moment(config: Config, ledger: SqliteLedger) -> Office | None:
+    if config.payments is None:
+        return None
+    from tokenhub_proxy.payments.office import Office
+
+    return Office(ledger, config.payments, clock=time.time, randomness=os.urandom)
 
 
 def ollama_models() -> Sequence[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tokenhub_proxy.config import keys as _keys
 from tokenhub_proxy.config import models as _models
+from tokenhub_proxy.config import payments as _payments
 from tokenhub_proxy.config import upstreams as _upstreams
 from tokenhub_proxy.config import values
 from tokenhub_proxy.config.keys import KeyReader, read_accounts
@@ -22,6 +23,7 @@ from tokenhub_proxy.config.nodes import (
     parse,
     places,
 )
+from tokenhub_proxy.config.payments import read_payments
 from tokenhub_proxy.config.secrets import Secrets
 from tokenhub_proxy.config.upstreams import UpstreamReader
 from tokenhub_proxy.config.walk import Walk
@@ -30,6 +32,9 @@ from tokenhub_proxy.keys import Key, Networks
 from tokenhub_proxy.ledger import Account
 from tokenhub_proxy.pricelist import Listed, read_prices
 from tokenhub_proxy.routes import Route, Upstream
+
+if TYPE_CHECKING:
+    from tokenhub_proxy.payments.settings import Settings
 
 Durability = Literal["full", "process"]
 LogFormat = Literal["auto", "json", "text", "off"]
@@ -40,11 +45,12 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "": (
         "listen", "ledger", "max_body_mib", "body_encodings", "durability", "trusted_proxies", "cors_origins",
         "log", "prices", "retention_days", "streams", "shutdown", "upstreams", "models", "accounts", "keys",
+        "payments",
     ),
     "log": ("format",),
     "streams": ("keep_alive",),
     "shutdown": ("pre_stop", "drain"),
-    **_upstreams.OPTIONS, **_models.OPTIONS, **_keys.OPTIONS,
+    **_upstreams.OPTIONS, **_models.OPTIONS, **_keys.OPTIONS, **_payments.OPTIONS,
 }  # fmt: skip
 
 LISTEN = "127.0.0.1:8900"
@@ -87,6 +93,7 @@ class Config:
     keep_alive_s: float | None = None
     pre_stop_s: float = 0.0
     drain_s: float = DRAIN_S
+    payments: Settings | None = None
     warnings: tuple[str, ...] = ()
     places: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -127,7 +134,7 @@ def load(
     origins = walk.texts(fields.get("cors_origins"), values.origin)
     log_format = _log_format(walk, fields)
     retention_days = walk.integer(fields.get("retention_days"), 1, RETENTION_DAYS_MAX)
-    serving = _serving(walk, fields)
+    more = {**_serving(walk, fields), "payments": read_payments(walk, secrets, fields.get("payments"))}
     if not models and not walk.complaints:
         walk.warn(sections["models"], "no models: nothing can be called")
     if walk.complaints:
@@ -146,7 +153,7 @@ def load(
         cors_origins=origins if "cors_origins" in fields else ("*",),
         log_format=log_format,
         retention_days=retention_days,
-        **{name: value for name, value in serving.items() if value is not None},
+        **{name: value for name, value in more.items() if value is not None},
         warnings=tuple(warning.told(name) for warning in sorted(walk.warnings)),
         places=dict(places(root)),
     )

@@ -32,6 +32,8 @@ def describe(config: Config) -> str:
         parts.append(_table([_MODEL_HEAD, *rows]) + "\n(prices in USD per million tokens)")
     if config.keys:
         parts.append(_table([_KEY_HEAD, *(_key(key) for key in config.keys)]))
+    if config.payments is not None:
+        parts.append(f"payments  {', '.join(_providers(config)) or 'codes only'}")
     if config.warnings:
         parts.append("\n".join(f"warning: {warning}" for warning in config.warnings))
     return "\n\n".join(parts) + "\n"
@@ -46,8 +48,14 @@ def summary(config: Config) -> dict[str, Any]:
         "models": [_summary(route) for route in config.routes.values()],
         "accounts": [{"name": account.name, "unlimited": account.unlimited} for account in config.accounts],
         "keys": [dict(zip(map(str.lower, _KEY_HEAD), _key(key), strict=True)) for key in config.keys],
+        "payments": _providers(config),
         "warnings": list(config.warnings),
     }
+
+
+def _providers(config: Config) -> list[str]:
+    providers = config.payments.providers if config.payments is not None else {}
+    return [f"{name} (test)" if one.test else name for name, one in providers.items()]
 
 
 def _summary(route: Route) -> dict[str, Any]:

@@ -29,6 +29,8 @@ _HEADERS_OURS = frozenset(
         "trailer", "transfer-encoding", "upgrade", "host", "content-length", "expect",
     }
 )  # fmt: skip
+# Whoever guesses it makes money; what is shorter was cut off when it was copied.
+PAYMENT_SECRET_LENGTH_MIN = 32
 CREDENTIAL_LENGTH_MAX = 16_384  # cloud tokens reach a few KB; servers take headers of 8 to 16 KB
 
 
@@ -115,6 +117,42 @@ def base_url(text: str) -> str:
     if parts.query or parts.fragment or "?" in text or "#" in text:
         raise ValueError("must not have a query or fragment; it stands before the endpoint's path")
     return text.rstrip("/")
+
+
+def rate_url(text: str) -> str:
+    """Where a file of rates is read."""
+    _url(text, ("https", "http"), "https://www.cbr.ru/scripts/XML_daily.asp")
+    return text
+
+
+def millionths(text: str) -> int:
+    """Millionths of a decimal number, exact."""
+    # Imported where somebody takes payments, and nowhere else.
+    from tokenhub_proxy.payments.amounts import parse_millionths
+
+    return parse_millionths(text)
+
+
+def percent(text: str) -> int:
+    """Millionths of a percentage from 0 to 50, with at most 4 decimals."""
+    found = millionths(text)
+    if found > 50 * 10**6 or found % 100:
+        raise ValueError(f"must be a percentage from 0 to 50 with at most 4 decimals, not {quoted(text)}")
+    return found // 100
+
+
+def payment_secret(text: str) -> str:
+    """A secret that payments are checked with. No refusal shows it."""
+    if len(text) < PAYMENT_SECRET_LENGTH_MIN:
+        raise ValueError(f"the secret has less than {PAYMENT_SECRET_LENGTH_MIN} characters; it is not whole")
+    return text
+
+
+def sentence(text: str) -> str:
+    """A line of text for people."""
+    if not text.isprintable() or len(text) > 1000:
+        raise ValueError("must be a line of at most 1000 printable characters")
+    return text
 
 
 def proxy(text: str) -> str:

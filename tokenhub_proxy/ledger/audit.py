@@ -10,6 +10,7 @@ from tokenhub_proxy.ledger import Account, Window
 from tokenhub_proxy.ledger.books import Books
 from tokenhub_proxy.ledger.reader import Query, Reader, Rows
 from tokenhub_proxy.ledger.schema import MIGRATIONS
+from tokenhub_proxy.ledger.schema_orders import CHECKS as ORDER_CHECKS
 from tokenhub_proxy.prices import format_usd
 
 # Lines of one kind that are told; a broken file would have as many as it has rows.
@@ -87,6 +88,7 @@ _CHECKS: tuple[tuple[str, str], ...] = (
         f"SELECT h.request_id FROM holds h WHERE h.id < (SELECT open_from FROM meta) AND {_OPEN}",
     ),
     ("table {} refers to a row that is not there: {} {} {}", "PRAGMA foreign_key_check"),
+    *ORDER_CHECKS,
 )
 
 

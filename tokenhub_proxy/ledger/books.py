@@ -15,7 +15,7 @@ from tokenhub_proxy.ledger import (
     Remembered,
     Window,
 )
-from tokenhub_proxy.ledger.changes import Booked, Change, Ended, KeyPut, Opened, Placed
+from tokenhub_proxy.ledger.changes import Booked, Change, Ended, KeyPut, Opened, Placed, Stepped
 from tokenhub_proxy.ledger.keyring import Keyring
 from tokenhub_proxy.prices import format_usd
 
@@ -319,7 +319,8 @@ class Books:
         if name == DEFAULT_ACCOUNT and not account.unlimited:
             raise InvalidRequest(f"The account {DEFAULT_ACCOUNT!r} is always unlimited.")
         found = self._accounts.get(name)
-        if found is not None and not account.unlimited and found.posted < found.held:
+        narrowed = found is not None and found.frozen().unlimited and not account.unlimited
+        if found is not None and narrowed and found.posted < found.held:
             missing = format_usd(found.held - found.posted)
             raise InvalidRequest(f"{name} is {missing} USD below zero; credit it before it becomes prepaid.")
 
@@ -351,8 +352,13 @@ class Books:
                 change.taken()
         elif isinstance(change, KeyPut):
             self.keyring.put(change.key)
+        elif isinstance(change, Stepped):
+            outcome = change.outcome
+            if outcome is not None and outcome.order is not None and outcome.moved:
+                # A refund may take the balance below zero: the money is gone. It stops keys, not the books.
+                self._accounts[outcome.order.account].posted += outcome.moved
 
-    def undo(self, change: Placed | Booked | Opened | KeyPut) -> None:
+    def undo(self, change: Placed | Booked | Opened | KeyPut | Stepped) -> None:
         """The change was not written: as if it had never been asked for."""
         if isinstance(change, Placed):
             if change.id in self._open:
@@ -366,7 +372,7 @@ class Books:
                 self._accounts[change.account].held -= change.amount
         elif isinstance(change, Opened):
             self._settle_accounts(change, durable=False)
-        else:
+        elif isinstance(change, KeyPut):
             self.keyring.disclaim(change.key)
 
     def _settle_accounts(self, change: Opened, *, durable: bool) -> None:

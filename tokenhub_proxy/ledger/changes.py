@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenhub_proxy.keys import Key
 from tokenhub_proxy.ledger import WORLD, Account, Ending, Entry, Hold, Kind
+
+if TYPE_CHECKING:
+    # Imported where somebody takes payments, and nowhere else.
+    from tokenhub_proxy.ledger.orders import Outcome, Step
 
 
 @dataclass(slots=True, eq=False)
@@ -82,4 +86,14 @@ class KeyPut:
     error: Exception | None = None
 
 
-Change = Placed | Ended | Booked | Opened | KeyPut
+@dataclass(slots=True, eq=False)
+class Stepped:
+    """An order took a step. The file decides and answers with the `outcome`."""
+
+    step: Step
+    outcome: Outcome | None = None
+    waiter: Any = None
+    error: Exception | None = None
+
+
+Change = Placed | Ended | Booked | Opened | KeyPut | Stepped

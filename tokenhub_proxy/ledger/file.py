@@ -152,11 +152,15 @@ def _migrate(connection: Connection, path: str, version: int) -> None:
         copy = f"{path}.version-{version}.backup"
         if not os.path.exists(copy):
             connection.execute("VACUUM INTO ?", (copy,))
+    # A table that others refer to is made anew only with this off; it is checked before the commit.
+    connection.execute("PRAGMA foreign_keys = OFF")
     for number in range(version, VERSION):
         connection.execute("BEGIN IMMEDIATE")
         try:
             for statement in MIGRATIONS[number]:
                 connection.execute(statement)
+            if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
+                raise LedgerRefused("rows refer to others that are not there")
             # Both are part of the transaction, so that a crash leaves the old version or the new.
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {number + 1}")
@@ -164,6 +168,7 @@ def _migrate(connection: Connection, path: str, version: int) -> None:
         except BaseException:
             connection.execute("ROLLBACK")
             raise
+    connection.execute("PRAGMA foreign_keys = ON")
     if not version and path != MEMORY:
         # Balances and key digests are the operator's alone; the log takes the file's mode.
         _restrict(path)

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import orjson
 
-from tokenhub_proxy.errors import InternalError, InvalidRequest
+from tokenhub_proxy.errors import InternalError, InvalidRequest, NotFound
 from tokenhub_proxy.keys import Key, Scope
 from tokenhub_proxy.ledger import REMEMBERED_S, UPSTREAM, WRITEOFF, Entry
-from tokenhub_proxy.ledger.changes import Booked, Change, Ended, KeyPut, Opened, Placed
+from tokenhub_proxy.ledger.changes import Booked, Change, Ended, KeyPut, Opened, Placed, Stepped
 
 DAY_S = 86400
 # Calls forgotten in one transaction: a few milliseconds, so that no hold waits for a purge.
@@ -76,7 +76,8 @@ _ADD_ROLLUP = (
     " cost = cost + excluded.cost"
 )
 _OPEN_ACCOUNT = (
-    "INSERT INTO accounts VALUES (?, ?, 0, 0) ON CONFLICT (name) DO UPDATE SET unlimited = excluded.unlimited"
+    "INSERT INTO accounts VALUES (?, ?, 0, 0, 0)"
+    " ON CONFLICT (name) DO UPDATE SET unlimited = excluded.unlimited"
 )
 _PUT_KEY = (
     f"INSERT INTO keys ({KEY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"  # noqa: S608 - our own column names
@@ -175,6 +176,8 @@ class _Rows:
                 opened.append(change)
             elif type(change) is KeyPut:
                 keys.append(change)
+            elif type(change) is Stepped:
+                self._step(change)
         self._flush(opened, keys)
 
     def _place(self, change: Placed) -> None:
@@ -245,18 +248,23 @@ class _Rows:
                     )
                 return
         debit, credit = change.sides
-        id_ = self._next_entry_id()
-        self._entries.append(
-            (
-                id_, change.at, change.kind, debit, credit, change.amount, None, None, change.reference,
-                change.note,
-            )
-        )  # fmt: skip
+        id_ = self._enter(
+            change.at, change.kind, debit, credit, change.amount, None, None, change.reference, change.note
+        )
         change.fresh = True
         change.entry = Entry(id_, change.at, change.kind, debit, credit, change.amount, None, change.note)
         if change.reference is not None:
             self._references[change.reference] = change.entry
         self._move(change.account, change.amount if change.kind == "credit" else -change.amount, 0)
+
+    def _step(self, change: Stepped) -> None:
+        from tokenhub_proxy.ledger.order_rows import OrderRows  # where payments are taken, and nowhere else
+
+        change.outcome = change.error = None
+        try:
+            change.outcome = OrderRows(self._connection, self._enter).take(change.step)
+        except (InvalidRequest, NotFound) as refusal:
+            change.error = refusal
 
     def _referred(self, reference: str) -> Entry | None:
         row = self._connection.execute(
@@ -272,6 +280,12 @@ class _Rows:
             row = self._connection.execute("SELECT max(id) FROM entries").fetchone()
             self._last_entry_id = int(row[0] or 0)
         return self._last_entry_id + len(self._entries) + 1
+
+    def _enter(self, *values: Any) -> int:
+        """An entry whose id somebody wants to know."""
+        id_ = self._next_entry_id()
+        self._entries.append((id_, *values))
+        return id_
 
     def _move(self, account: str, posted: int, held: int) -> None:
         sums = self._accounts.get(account)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tokenhub_proxy.ledger import schema_orders
+
 # ruff: noqa: S608 - the parts of the statements are table names of this file
 
 # "thub": what makes a file ours, whatever its name.
@@ -138,6 +140,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             for table, column in (("holds", "id"), ("endings", "hold"))
         ),
     ),
+    schema_orders.STEP,
 )
 
 VERSION = len(MIGRATIONS)

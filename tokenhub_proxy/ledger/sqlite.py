@@ -8,7 +8,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenhub_proxy.errors import InvalidRequest, LedgerUnavailable
 from tokenhub_proxy.keys import Key
@@ -27,7 +27,7 @@ from tokenhub_proxy.ledger import (
     reports,
 )
 from tokenhub_proxy.ledger.books import WINDOW_KEPT_S, Books
-from tokenhub_proxy.ledger.changes import Booked, KeyPut, Opened
+from tokenhub_proxy.ledger.changes import Booked, KeyPut, Opened, Stepped
 from tokenhub_proxy.ledger.committer import Committer
 from tokenhub_proxy.ledger.file import (
     MEMORY,
@@ -45,6 +45,9 @@ from tokenhub_proxy.ledger.file import (
 from tokenhub_proxy.ledger.reader import FileReader, Reader, WriterReader
 from tokenhub_proxy.ledger.rows import Connection, error_name, purge
 from tokenhub_proxy.ledger.writer import Writer
+
+if TYPE_CHECKING:
+    from tokenhub_proxy.ledger.orders import Code, Order, OrderEvent, Outcome, Step, Webhook
 
 log = logging.getLogger("tokenhub_proxy.ledger")
 
@@ -219,6 +222,57 @@ class SqliteLedger:
         else:
             self._committer.push(change)
         return waiter
+
+    # --- orders; their code is imported where payments are taken, and nowhere else
+
+    async def take(self, step: Step) -> Outcome:
+        self._require()
+        change = Stepped(step, waiter=self._loop.create_future())
+        self._committer.push(change)
+        await change.waiter
+        assert change.outcome is not None
+        return change.outcome
+
+    async def order(self, id: str) -> Order | None:
+        from tokenhub_proxy.ledger import order_reports
+
+        return await order_reports.order(self._reader, "id = ?", id)
+
+    async def order_of_payment(self, provider: str, payment: str) -> Order | None:
+        from tokenhub_proxy.ledger import order_reports
+
+        return await order_reports.order(self._reader, "provider = ? AND payment = ?", provider, payment)
+
+    async def orders(
+        self,
+        account: str | None = None,
+        state: str | None = None,
+        before: tuple[float, str] | None = None,
+        limit: int = reports.REQUESTS_MAX,
+    ) -> Sequence[Order]:
+        from tokenhub_proxy.ledger import order_reports
+
+        return await order_reports.orders(self._reader, account, state, before, limit)
+
+    async def open_orders(self) -> Sequence[Order]:
+        from tokenhub_proxy.ledger import order_reports
+
+        return await order_reports.open_orders(self._reader)
+
+    async def order_events(self, order: str) -> Sequence[OrderEvent]:
+        from tokenhub_proxy.ledger import order_reports
+
+        return await order_reports.events(self._reader, order)
+
+    async def webhooks(self, limit: int = reports.REQUESTS_MAX) -> Sequence[Webhook]:
+        from tokenhub_proxy.ledger import order_reports
+
+        return await order_reports.webhooks(self._reader, limit)
+
+    async def codes(self, limit: int = reports.REQUESTS_MAX) -> Sequence[Code]:
+        from tokenhub_proxy.ledger import order_reports
+
+        return await order_reports.codes(self._reader, limit)
 
     # --- reports
 
