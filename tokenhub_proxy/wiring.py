@@ -158,6 +158,11 @@ class Proxy:
         self._transports.retain(config)
         self.take_payments()
 
+    def open_office(self) -> None:
+        """Begin to take payments where the config wants that, now or after a reload."""
+        offer_payments(self.leasing.administration, lambda: self.office)
+        self.take_payments()
+
     def take_payments(self) -> None:
         """Open the office where the config wants one, or tell an open one what has changed."""
         settings = self.config.payments
@@ -241,7 +246,10 @@ async def start(
     inherited: socket.socket | None = None,
     transports: Callable[[str], Transports] | None = None,
 ) -> Proxy:
-    """Open the books, serve on the config's address or an `inherited` socket; the caller stops it."""
+    """Open the books, listen, and serve. The caller stops what it got.
+
+    A socket that is `inherited` listens in place of the config's address.
+    """
     ledger = await open_ledger(
         config.ledger_url, durability=config.durability, clock=clock, boot_id=os.urandom(8).hex()
     )
@@ -250,11 +258,13 @@ async def start(
         hop = f"tokenhub-proxy-{os.urandom(8).hex()}"  # of this run, and of nothing else
         carriers = Transports(scripted(demo_pause_s), hop) if transports is None else transports(hop)
         counters, refusals = observers.Counters(), observers.QuotaRefusals()
+        soon = asyncio.get_running_loop().call_soon
+        line = None if log is None else observers.log_to(log, config.log_format, soon)
         relay = make_relay(
             config,
             ledger,
             transport=carriers,
-            told=[counters, refusals, observers.trouble, *_log(config, log), *told],
+            told=[counters, refusals, observers.trouble, *([line] if line is not None else []), *told],
             clock=clock,
             hop=hop,
         )
@@ -284,16 +294,8 @@ async def start(
         _listener=listener,
     )
     proxy.keep()
-    offer_payments(proxy.leasing.administration, lambda: proxy.office)
-    proxy.take_payments()
+    proxy.open_office()
     return proxy
-
-
-def _log(config: Config, stream: TextIO | None) -> Sequence[observers.Observer]:
-    """The access log, where there is one."""
-    soon = asyncio.get_running_loop().call_soon
-    line = None if stream is None else observers.log_to(stream, config.log_format, soon)
-    return () if line is None else (line,)
 
 
 def shown_host(host: str) -> str:
