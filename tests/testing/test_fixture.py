@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from decimal import Decimal
 from typing import Any
@@ -275,15 +276,19 @@ def test_models_are_listed(tokenhub: Tokenhub) -> None:
 
 
 def test_a_start_takes_milliseconds() -> None:
-    """Of this process's own time: a machine that runs other suites besides decides the rest."""
+    """The first of this process's own time, for a machine that runs other suites besides decides the rest."""
     started = time.process_time()
     proxies = Proxies()
-    proxies.give_back(proxies.take())
+    proxy = proxies.take()
     first_s = time.process_time() - started
-    started = time.process_time()
+    waits_s = []
     for _ in range(20):
-        proxies.give_back(proxies.take())
-    further_s = (time.process_time() - started) / 20
+        proxies._spare.result()  # while a test runs, the proxy of the next one is started
+        started = time.perf_counter()
+        proxies.give_back(proxy)
+        proxy = proxies.take()
+        waits_s.append(time.perf_counter() - started)
+    proxies.give_back(proxy)
     proxies.close()
     assert first_s < 0.06
-    assert further_s < 0.015  # a start, and the stop of the one before, which no test waits for
+    assert statistics.median(waits_s) < 0.005
