@@ -9,7 +9,8 @@ import pytest
 
 from tests.conftest import Running
 from tokenhub_proxy import wiring
-from tokenhub_proxy.admin import Administration, duration_s, moment, quota_of, usd
+from tokenhub_proxy.admin import Administration
+from tokenhub_proxy.arguments import duration_s, moment, quota_of, usd
 from tokenhub_proxy.errors import InvalidRequest, NotFound
 from tokenhub_proxy.keys import well_formed
 

@@ -360,6 +360,7 @@ SECTIONS = {
     "log": "log: {%s}",
     "streams": "streams: {%s}",
     "shutdown": "shutdown: {%s}",
+    "dashboard": "dashboard: {%s}",
     "upstreams": "upstreams: {u: {%s}}",
     "timeouts": "upstreams: {u: {timeouts: {%s}}}",
     "models": "models: {m: {%s}}",

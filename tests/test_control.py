@@ -16,7 +16,7 @@ import pytest
 
 from tokenhub_proxy import control
 from tokenhub_proxy.control import Control, ControlError, socket_path
-from tokenhub_proxy.errors import InvalidRequest
+from tokenhub_proxy.errors import InvalidRequest, NotFound
 
 
 class Verbs:
@@ -29,6 +29,11 @@ class Verbs:
         self.done = 0
         self.items = 3
         self.made = 0
+
+    async def perform(self, verb: str, arguments: Any, actor: Any) -> Any:
+        if verb not in self.verbs:
+            raise NotFound(f"The running server knows no {verb!r}.")
+        return await self.verbs[verb](arguments)
 
     async def echo(self, arguments: Any) -> Any:
         return arguments

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
 from tokenhub_proxy import keys, leases
-from tokenhub_proxy.config import values
+from tokenhub_proxy.arguments import Arguments, checked_name, duration_s, moment, rate, scope_of, usd
 from tokenhub_proxy.errors import InvalidRequest, NotFound, shown
 from tokenhub_proxy.explain import explain
-from tokenhub_proxy.keys import Key, Period, Scope
-from tokenhub_proxy.ledger import DEFAULT_ACCOUNT, Account, Entry, Ledger, UsageBy
-from tokenhub_proxy.prices import format_usd, parse_usd
+from tokenhub_proxy.keys import Key, Scope
+from tokenhub_proxy.ledger import DEFAULT_ACCOUNT, Account, Entry, UsageBy
+from tokenhub_proxy.ledger.people import Act
+from tokenhub_proxy.ledger.sqlite import SqliteLedger
+from tokenhub_proxy.prices import format_usd
 from tokenhub_proxy.receipts import timestamp
 from tokenhub_proxy.relay import Relay
+from tokenhub_proxy.users import Actor, Users
 
-_DURATION = re.compile(r"(\d{1,6})([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-# A scope's numbers above this are a slip of the hand.
-RATE_MAX = 10**9
+# Verbs that go on record.
+CHANGING = frozenset(
+    f"{noun} {verb}"
+    for noun, verbs in {
+        "keys": ("create", "update", "rotate", "revoke"),
+        "accounts": ("create", "credit", "debit", "block", "unblock"),
+        "users": ("invite", "block", "unblock"),
+        "tokens": ("create", "revoke"),
+        "leases": ("end",),
+        "ledger": ("backup",),
+    }.items()
+    for verb in verbs
+)
 
 # What `payments.verbs` answers, where payments are taken.
 PAYMENT_VERBS = (
@@ -30,7 +41,6 @@ PAYMENT_VERBS = (
     "payments replay", "payments codes create", "payments codes list", "payments redeem",
 )  # fmt: skip
 
-Arguments = Mapping[str, Any]
 Verb = Callable[[Arguments], Awaitable[Any]]
 
 
@@ -42,16 +52,17 @@ class Administration:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: SqliteLedger,
         relay: Relay,
         *,
         clock: Callable[[], float],
         randomness: Callable[[int], bytes],
     ) -> None:
-        self._ledger = ledger
+        self.ledger = ledger
         self._relay = relay
         self._clock = clock
         self._randomness = randomness
+        self.users = Users(ledger, ledger.people, clock=clock, randomness=randomness)
         # A key is read, changed and written: two changes of one key must not meet in between.
         self._changing = asyncio.Lock()
         self.verbs: dict[str, Verb] = {
@@ -65,10 +76,14 @@ class Administration:
             "accounts list": self.accounts_list,
             "accounts credit": self.accounts_credit,
             "accounts debit": self.accounts_debit,
+            "accounts block": self.accounts_block,
+            "accounts unblock": self.accounts_unblock,
             "usage": self.usage,
             "ledger verify": self.ledger_verify,
             "ledger backup": self.ledger_backup,
             "explain": self.explain,
+            "audit": self.audit,
+            **self.users.verbs,
         }
 
     def _alone(self, verb: Verb) -> Verb:
@@ -77,6 +92,37 @@ class Administration:
                 return await verb(arguments)
 
         return alone
+
+    async def perform(self, verb: str, arguments: Arguments, actor: Actor) -> Any:
+        """A verb on somebody's behalf; what it changed goes on record. Raises NotFound, ProxyError."""
+        handler = self.verbs.get(verb)
+        if handler is None:
+            raise NotFound(f"The running server knows no {shown(verb)}.")
+        if verb not in CHANGING:
+            return await handler(arguments)
+        name = str(arguments.get("name") or arguments.get("path") or "")
+        before = self._state(verb, name)
+        result = await handler(arguments)
+        details = differences(before, self._state(verb, name))
+        for given in ("amount", "note", "overlap", "account"):
+            if arguments.get(given) is not None:
+                details.setdefault(given, arguments[given])
+        await self.ledger.people.note(
+            Act(self._clock(), actor.name, actor.door, actor.address, verb, name, details)
+        )
+        return result
+
+    def _state(self, verb: str, name: str) -> dict[str, Any]:
+        """What a verb is about, as it is now."""
+        if verb.startswith(("keys ", "leases ")):
+            return next((self._key_object(key) for key in self.ledger.list_keys() if key.name == name), {})
+        account = self.ledger.account(name) if verb.startswith("accounts ") else None
+        return {} if account is None else account_object(account)
+
+    async def audit(self, arguments: Arguments) -> Any:
+        before = arguments.get("before")
+        last = None if before is None else rate(before, "before")
+        return [act_object(act) for act in await self.ledger.people.acts(last)]
 
     # --- keys
 
@@ -87,7 +133,7 @@ class Administration:
             arguments = leases.lease_of(arguments, parent, self._randomness(3).hex())
             base, account = replace(parent.scope, parent=parent.name), parent.account
         name = checked_name(arguments.get("name"))
-        for key in self._ledger.list_keys():
+        for key in self.ledger.list_keys():
             if key.name == name:
                 advice = (
                     "rotate or update it" if key.revoked_at is None else "it is revoked; take another name"
@@ -103,11 +149,11 @@ class Administration:
             scope=self._narrowed(name, scope_of(arguments, base, self._clock())),
             created_at=self._clock(),
         )
-        await self._ledger.put_key(key)
+        await self.ledger.put_key(key)
         return {"name": name, "id": key.id, "secret": secret}
 
     async def keys_list(self, arguments: Arguments) -> Any:
-        return [self._key_object(key) for key in self._ledger.list_keys()]
+        return [self._key_object(key) for key in self.ledger.list_keys()]
 
     async def keys_show(self, arguments: Arguments) -> Any:
         return self._key_object(self._key(arguments.get("name")))
@@ -120,7 +166,7 @@ class Administration:
         self._account(account)
         scope = self._narrowed(key.name, scope_of(arguments, key.scope, self._clock()))
         key = replace(key, account=account, scope=scope)
-        await self._ledger.put_key(key)
+        await self.ledger.put_key(key)
         return self._key_object(key)
 
     async def keys_rotate(self, arguments: Arguments) -> Any:
@@ -135,15 +181,15 @@ class Administration:
             previous_digest=key.digest if overlap_s else None,
             previous_until=self._clock() + overlap_s if overlap_s else None,
         )
-        await self._ledger.put_key(key)
+        await self.ledger.put_key(key)
         return {"name": key.name, "id": key.id, "secret": secret}
 
     async def keys_revoke(self, arguments: Arguments) -> Any:
         key = self._key(arguments.get("name"))
         now = self._clock()
         if key.revoked_at is None:
-            for each in (*leases.live(self._ledger.list_keys(), key.name, now), key):
-                await self._ledger.put_key(replace(each, revoked_at=now))
+            for each in (*leases.live(self.ledger.list_keys(), key.name, now), key):
+                await self.ledger.put_key(replace(each, revoked_at=now))
         return self._key_object(self._key(key.name))
 
     def _narrowed(self, name: str, scope: Scope) -> Scope:
@@ -151,7 +197,7 @@ class Administration:
 
         Raises InvalidRequest.
         """
-        now, known = self._clock(), self._ledger.list_keys()
+        now, known = self._clock(), self.ledger.list_keys()
         for lease in leases.live(known, name, now):
             leases.check_narrows(scope, lease.scope)
         if scope.parent is not None:
@@ -165,10 +211,10 @@ class Administration:
 
     def _spent(self, key: Key, now: float) -> int:
         """What a key has spent of its quota, in nanodollars."""
-        return self._ledger.window(keys.period_name(key.name, key.scope.quota_per, now)).posted
+        return self.ledger.window(keys.period_name(key.name, key.scope.quota_per, now)).posted
 
     def _key(self, name: object) -> Key:
-        for key in self._ledger.list_keys():
+        for key in self.ledger.list_keys():
             if key.name == name:
                 return key
         raise NotFound(f"There is no key {shown(str(name))}.")
@@ -206,23 +252,34 @@ class Administration:
 
     async def accounts_create(self, arguments: Arguments) -> Any:
         name = checked_name(arguments.get("name"))
-        if self._ledger.account(name) is not None:
+        if self.ledger.account(name) is not None:
             raise InvalidRequest(f"There is an account {name!r} already.", param="name")
-        await self._ledger.open_account(Account(name, unlimited=bool(arguments.get("unlimited"))))
+        await self.ledger.open_account(Account(name, unlimited=bool(arguments.get("unlimited"))))
         return account_object(self._account(name))
 
     async def accounts_list(self, arguments: Arguments) -> Any:
-        return [account_object(account) for account in self._ledger.list_accounts()]
+        return [account_object(account) for account in self.ledger.list_accounts()]
 
     async def accounts_credit(self, arguments: Arguments) -> Any:
         name, amount, note = self._posting(arguments)
-        entry = await self._ledger.credit(name, amount, at=self._clock(), note=note)
+        entry = await self.ledger.credit(name, amount, at=self._clock(), note=note)
         return entry_object(entry) | {"balance_usd": format_usd(self._account(name).posted)}
 
     async def accounts_debit(self, arguments: Arguments) -> Any:
         name, amount, note = self._posting(arguments)
-        entry = await self._ledger.debit(name, amount, at=self._clock(), note=note)
+        entry = await self.ledger.debit(name, amount, at=self._clock(), note=note)
         return entry_object(entry) | {"balance_usd": format_usd(self._account(name).posted)}
+
+    async def accounts_block(self, arguments: Arguments) -> Any:
+        return await self._block(arguments, True)
+
+    async def accounts_unblock(self, arguments: Arguments) -> Any:
+        return await self._block(arguments, False)
+
+    async def _block(self, arguments: Arguments, blocked: bool) -> Any:
+        account = self._account(arguments.get("name"))
+        await self.ledger.block_account(account.name, blocked, at=self._clock())
+        return account_object(account) | {"blocked": blocked}
 
     def _posting(self, arguments: Arguments) -> tuple[str, int, str]:
         account = self._account(arguments.get("name"))
@@ -232,7 +289,7 @@ class Administration:
         return account.name, amount, str(arguments.get("note") or "")
 
     def _account(self, name: object) -> Account:
-        account = self._ledger.account(name) if isinstance(name, str) else None
+        account = self.ledger.account(name) if isinstance(name, str) else None
         if account is None:
             raise NotFound(f"There is no account {shown(str(name))}.")
         return account
@@ -244,7 +301,7 @@ class Administration:
         if by not in ("key", "model", "upstream", "day"):
             raise InvalidRequest("usage is by key, model, upstream or day.", param="by")
         since = arguments.get("since")
-        rows = await self._ledger.usage(cast(UsageBy, by), moment(since, self._clock(), -1) if since else 0.0)
+        rows = await self.ledger.usage(cast(UsageBy, by), moment(since, self._clock(), -1) if since else 0.0)
         return [
             {
                 by: row.name,
@@ -260,16 +317,16 @@ class Administration:
         ]
 
     async def ledger_verify(self, arguments: Arguments) -> Any:
-        return {"differences": list(await self._ledger.verify())}
+        return {"differences": list(await self.ledger.verify())}
 
     async def ledger_backup(self, arguments: Arguments) -> Any:
         path = str(arguments.get("path") or "")
-        await self._ledger.backup(path)
+        await self.ledger.backup(path)
         return {"path": path}
 
     async def export(self) -> AsyncIterator[dict[str, Any]]:
         """Every entry, in order."""
-        async for entry in self._ledger.entries():
+        async for entry in self.ledger.entries():
             yield entry_object(entry)
 
     async def explain(self, arguments: Arguments) -> Any:
@@ -277,101 +334,28 @@ class Administration:
         return explain(self._relay, key, arguments)
 
 
-def checked_name(name: object) -> str:
-    """The name of a key or an account. Raises InvalidRequest."""
-    try:
-        return values.name(name if isinstance(name, str) else "")
-    except ValueError as error:
-        raise InvalidRequest(f"{shown(str(name))}: {error}.", param="name") from None
+# What moves by itself while somebody changes something else.
+MOVING = frozenset({"used_usd", "held_usd"})
 
 
-def scope_of(arguments: Arguments, scope: Scope, now: float) -> Scope:
-    """The scope with what the arguments change; "none" lifts a limit."""
-    changes: dict[str, Any] = {}
-    if (models := arguments.get("models")) is not None:
-        changes["models"] = listed(models, "models")
-    if (ips := arguments.get("ips")) is not None:
-        changes["ips"] = networks(ips)
-    if (quota := arguments.get("quota")) is not None:
-        changes["quota_nanos"], changes["quota_per"] = quota_of(quota)
-    for name in ("requests_per_minute", "tokens_per_minute", "concurrent"):
-        if (limit := arguments.get(name)) is not None:
-            changes[name] = rate(limit, name)
-    if (expires := arguments.get("expires")) is not None:
-        changes["expires_at"] = None if expires == "none" else moment(expires, now, +1)
-        if changes["expires_at"] is not None and changes["expires_at"] <= now:
-            raise InvalidRequest("That time is over; to end a key, revoke it.", param="expires")
-    if arguments.get("test") is not None:
-        changes["test"] = bool(arguments["test"])
-    return replace(scope, **changes)
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """What is another thing now, by name: [old, new], or only the new where there was none."""
+    changed = {name: new for name, new in after.items() if before.get(name) != new and name not in MOVING}
+    return {name: [before[name], new] if before else new for name, new in changed.items()}
 
 
-def listed(text: object, param: str) -> tuple[str, ...]:
-    """The parts of a comma-separated text, or of a list. An empty one is a slip, not a limit lifted."""
-    parts = text if isinstance(text, list) else str(text).split(",")
-    found = tuple(str(part).strip() for part in parts)
-    if not all(found) or not found:
-        raise InvalidRequest(f"{param} has an empty part.", param=param)
-    return found
-
-
-def networks(text: object) -> tuple[str, ...]:
-    """Addresses and ranges; `none` lifts the list."""
-    found = () if text == "none" else listed(text, "ips")
-    try:
-        keys.Networks(found)
-    except ValueError as error:
-        raise InvalidRequest(f"{error}.", param="ips") from None
-    return found
-
-
-def quota_of(text: object) -> tuple[int | None, Period]:
-    """`20.00/month` as nanodollars and a period; `none` lifts the quota."""
-    if text == "none":
-        return None, "total"
-    amount, slash, per = str(text).partition("/")
-    if not slash:
-        per = "total"
-    if per not in ("day", "week", "month", "total"):
-        raise InvalidRequest("A quota is per day, week, month or total, as in 20.00/month.", param="quota")
-    return usd(amount, "quota"), cast(Period, per)
-
-
-def usd(text: object, param: str) -> int:
-    """Nanodollars of a decimal text."""
-    try:
-        return parse_usd(str(text))
-    except ValueError as error:
-        raise InvalidRequest(f"{error}; amounts are in USD, such as 20.00.", param=param) from None
-
-
-def rate(text: object, param: str) -> int | None:
-    """A limit, or `none`."""
-    if text == "none":
-        return None
-    if not (str(text).isascii() and str(text).isdecimal()) or not 1 <= int(str(text)) <= RATE_MAX:
-        raise InvalidRequest(f"{param} is a whole number from 1, or none.", param=param)
-    return int(str(text))
-
-
-def duration_s(text: object) -> float:
-    """`30m`, `24h`, `7d` in seconds."""
-    match = _DURATION.fullmatch(str(text))
-    if match is None:
-        raise InvalidRequest(f"{shown(str(text))} is no duration such as 30m, 24h or 7d.")
-    return int(match[1]) * _SECONDS[match[2]]
-
-
-def moment(text: object, now: float, sign: int) -> float:
-    """A date (its start, UTC), a time with its zone, or a duration from now on (+1) or ago (-1)."""
-    if _DURATION.fullmatch(str(text)):
-        return now + sign * duration_s(text)
-    try:
-        return values.expires(str(text))
-    except ValueError:
-        raise InvalidRequest(
-            f"{shown(str(text))} is neither a date such as 2027-01-01 nor 30m, 24h, 7d."
-        ) from None
+def act_object(act: Act) -> dict[str, Any]:
+    """A line of the trail."""
+    return {
+        "id": act.id,
+        "at": timestamp(act.at),
+        "actor": act.actor,
+        "door": act.door,
+        "address": act.address,
+        "verb": act.verb,
+        "subject": act.subject,
+        "details": act.details,
+    }
 
 
 def account_object(account: Account) -> dict[str, Any]:

@@ -161,6 +161,7 @@ class AiohttpClient(HttpClient):
             chunked=request.version >= (1, 1),
             query_credentials=_query_credentials(query),
         )
+        self.query = query
         self._request = request
 
     def check(self) -> None:

@@ -9,7 +9,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tokenhub_proxy import cli_conformance, cli_keys, cli_leases, cli_payments, cli_prices
+from tokenhub_proxy import (
+    cli_conformance,
+    cli_keys,
+    cli_leases,
+    cli_payments,
+    cli_people,
+    cli_prices,
+)
 
 if TYPE_CHECKING:
     from tokenhub_proxy.config import Config
@@ -35,6 +42,9 @@ READING = frozenset(
         "payments show",
         "payments webhooks",
         "payments codes list",
+        "users list",
+        "tokens list",
+        "audit",
     }
 )
 
@@ -76,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     _add_serving(commands)
     cli_keys.add_to(commands, _verb)
     _add_accounts(commands)
+    cli_people.add_to(commands, _verb)
     _add_reports(commands)
     return tree
 
@@ -125,6 +136,11 @@ def _add_accounts(commands: Any) -> None:
     create.add_argument("name", metavar="NAME")
     create.add_argument("--unlimited", action="store_true", help="no balance is needed")
     _verb(group, "accounts", "list", "show all accounts and their balances")
+    for name, help in (
+        ("block", "refuse an account's calls, whatever its balance"),
+        ("unblock", "take them again"),
+    ):
+        _verb(group, "accounts", name, help).add_argument("name", metavar="NAME")
     for name, help in (("credit", "book money in"), ("debit", "book money out")):
         command = _verb(group, "accounts", name, help)
         command.add_argument("name", metavar="NAME")
@@ -149,6 +165,8 @@ def _add_reports(commands: Any) -> None:
     backup.add_argument("path", metavar="PATH", type=os.path.abspath)
     _add(group, "export", _export, "print every entry as a JSON line")
     cli_payments.add_to(commands, _verb)
+    audit = _verb(commands, "", "audit", "show who changed what, the newest first")
+    audit.add_argument("--before", metavar="ID", type=int, help="only what is older than this line")
     cli_prices.add_to(commands)
     cli_leases.add_to(commands, _add)
     cli_conformance.add_to(commands)
@@ -157,7 +175,7 @@ def _add_reports(commands: Any) -> None:
 def _verb(group: Any, noun: str, name: str, help: str) -> argparse.ArgumentParser:
     command = _add(group, name, _ask_verb, help)
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(verb=f"{noun} {name}")
+    command.set_defaults(verb=f"{noun} {name}".strip())
     return command
 
 

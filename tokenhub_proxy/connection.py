@@ -57,6 +57,7 @@ class HttpClient:
         "method",
         "path",
         "peer",
+        "query",
         "query_credentials",
         "socket",
     )
@@ -77,6 +78,7 @@ class HttpClient:
         self.peer = socket.peer
         self.method = method
         self.path = path
+        self.query = ""  # all after the path's question mark; only pages look at it
         self.headers = headers
         self.length = length
         self.keep_alive = keep_alive

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from tokenhub_proxy.errors import InternalError, InvalidRequest, NotFound, ProxyError, shown
+from tokenhub_proxy.errors import InternalError, InvalidRequest, ProxyError
 
 if TYPE_CHECKING:
     from tokenhub_proxy.admin import Administration
@@ -113,11 +113,11 @@ class Control:
                     yield {"item": item}
                 yield {"result": None}
                 return
-            handler = self._administration.verbs.get(verb)
-            if handler is None:
-                raise NotFound(f"The running server knows no {shown(verb)}.")
+            from tokenhub_proxy.users import COMMAND_LINE  # who only asks needs none of it
+
             # Who leaves early does not undo half of what was asked for.
-            yield {"result": await asyncio.shield(handler(arguments))}
+            done = self._administration.perform(verb, arguments, COMMAND_LINE)
+            yield {"result": await asyncio.shield(done)}
         except ProxyError as error:
             yield {"error": {"code": error.code, "message": error.message}}
         except Exception:

@@ -87,9 +87,9 @@ class Relay:
         self.draining = False  # what is new is refused
         self.dialects = dialects
         self.health = Health()
-        self._watch = Watch(monotonic)
-        self._fallback = Fallback(
-            transport, dialects, self.health, clock=clock, monotonic=monotonic, watch=self._watch
+        self.watch = Watch(monotonic)
+        self.fallback = Fallback(
+            transport, dialects, self.health, clock=clock, monotonic=monotonic, watch=self.watch
         )
         self._observers = observers
         self.clock = clock
@@ -141,13 +141,13 @@ class Relay:
         route = serving.routes.find(call.model, key.scope)
         call = exchange.call = calls.with_defaults(call, route.defaults)
         with self._admit(key, call, exchange) as admission:
-            self._fallback.check(route)
+            self.fallback.check(route)
             hold, output_max = self._hold(exchange, key, call, route, idempotency)
             exchange.hold = hold
             reply: Reply | None = None
             async with holding(self.ledger, hold, self.clock):
                 try:
-                    async with await self._fallback.open(
+                    async with await self.fallback.open(
                         exchange, route, call, output_max, self._fraction()
                     ) as answer:
                         reply = answer.reply
@@ -156,7 +156,7 @@ class Relay:
                         await self._pump(exchange, client, answer)
                 finally:
                     self.in_flight[exchange] = None
-                    self._watch.end(exchange)
+                    self.watch.end(exchange)
                     self._account(exchange, client, reply, route, hold)
                     admission.used(exchange.usage.total, self.monotonic())
             if not client.begun:
@@ -299,7 +299,7 @@ class Relay:
 
     async def _forward(self, exchange: Exchange, client: Client, reply: Reply, incoming: Incoming) -> None:
         client.source = self.in_flight[exchange] = incoming
-        self._watch.follow(exchange, client, self.serving.keep_alive_s)
+        self.watch.follow(exchange, client, self.serving.keep_alive_s)
         if reply.done:
             incoming.linger(LINGER_S)
         if await incoming.pump(partial(forward, reply, client, incoming)) and not reply.done:

@@ -158,6 +158,7 @@ async def _serve(
         await _open_door(control, proxy)
         if watch is None:
             await _welcome(proxy)
+        await _invite(proxy)
         print(f"ready {proxy.base_url}", flush=True)
         following = asyncio.create_task(_follow(proxy, watch, reload))
         await stop.wait()
@@ -264,6 +265,18 @@ async def _welcome(proxy: Proxy) -> None:
         model = "demo" if "demo" in routes else next(iter(routes))
         print(curl_line(proxy.base_url, made["secret"], model), end="\n\n")
     print(f"Models: {', '.join(proxy.config.routes)}")
+
+
+async def _invite(proxy: Proxy) -> None:
+    """Until the dashboard has an operator: the link where one is made, new at every start."""
+    try:
+        path = await proxy.administration.users.first_link()
+    except ProxyError as error:
+        log.warning("the dashboard's first link can't be made: %s", error.message)
+        return
+    if path is not None:
+        address = proxy.base_url.removesuffix("/v1")
+        print(f"Dashboard: choose the operator's password, once, within 7 days:\n\n  {address}{path}\n")
 
 
 def _create_command(ledger_path: str) -> str:

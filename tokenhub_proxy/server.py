@@ -81,6 +81,10 @@ class Webhooks(Protocol):
 
 
 Handler = Callable[[HttpClient, str], Awaitable[Page]]
+# A request that belongs to what is mounted: it answers, or raises a ProxyError.
+Mounted = Callable[[HttpClient, str], Awaitable[None]]
+# Where the pages and their JSON API are.
+MOUNTS = ("/dashboard/", "/api/")
 
 
 class Application:
@@ -94,11 +98,13 @@ class Application:
         request_id: Callable[[], str],
         render_metrics: Callable[[], str],
         started_at: float,
+        mounted: Mounted | None = None,
     ) -> None:
         self._relay = relay
         self.request_id = request_id
         self._render_metrics = render_metrics
         self._created = int(started_at)
+        self._mounted = mounted
         self._description = Page(resources.files("tokenhub_proxy").joinpath("openapi.json").read_bytes())
         self.cors_origins = cors_origins
         self.webhooks: Webhooks | None = None  # none where no payments are taken
@@ -147,6 +153,11 @@ class Application:
     async def _plain(self, client: HttpClient) -> None:
         id = self.request_id()
         try:
+            if self._mounted is not None and f"{client.path}/".startswith(MOUNTS):
+                # What answers with a cookie's authority is for no other origin's scripts.
+                client.extra_headers = {}
+                await self._mounted(client, id)
+                return
             if client.method == "OPTIONS":
                 await answer(client, 204, {"x-request-id": id, **self._preflight(client.headers)}, b"")
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import os
 import random
@@ -30,10 +31,13 @@ from tokenhub_proxy.pulse import Pulse
 from tokenhub_proxy.relay import Relay, Serving
 from tokenhub_proxy.routes import Routes, Target
 from tokenhub_proxy.server import Application, listen
+from tokenhub_proxy.users import COMMAND_LINE
 from tokenhub_proxy.wire import Transport
 
 if TYPE_CHECKING:
     from tokenhub_proxy.payments.office import Office
+    from tokenhub_proxy.connection import HttpClient
+    from tokenhub_proxy.dashboard.app import Dashboard
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +86,37 @@ class _Dialects(dict[str, Dialect]):
         return self[name]
 
 
+class _Pages:
+    """The dashboard, imported and made when somebody first asks for it: most processes never do."""
+
+    def __init__(self, config: Config, relay: Relay, counters: observers.Counters) -> None:
+        self.config = config
+        self.relay = relay
+        self.verbs: Administration | None = None  # known once the proxy listens
+        self.counters = counters
+        self._made: Dashboard | None = None
+        self._making = asyncio.Lock()
+
+    def open(self, verbs: Administration, base_url: str) -> None:
+        """The proxy listens: from here on there is something to ask for."""
+        self.verbs = verbs
+        verbs.users.address = base_url.removesuffix("/v1")
+
+    async def handle(self, client: HttpClient, id: str) -> None:
+        await (self._made or await self._make()).handle(client, id)
+
+    async def _make(self) -> Dashboard:
+        async with self._making:
+            if self._made is None:
+                assert self.verbs is not None
+                # In a thread: streams must not wait a fifth of a second for templates.
+                dashboard = await asyncio.to_thread(importlib.import_module, "tokenhub_proxy.dashboard.app")
+                made = dashboard.Dashboard(self.relay, self.verbs, lambda: self.config, self.counters)
+                await made.begin()
+                self._made = made
+        return self._made
+
+
 def make_relay(
     config: Config,
     ledger: SqliteLedger,
@@ -120,11 +155,18 @@ class Proxy:
     _transports: Transports
     _server: Front
     _listener: asyncio.Server
+    _pages: _Pages
     _keeping: tuple[asyncio.Task[None], ...] = ()
     office: Office | None = None  # where payments are taken, if they are
 
+    @property
+    def administration(self) -> Administration:
+        """The operator's verbs, the same for every door."""
+        return self.leasing.administration
+
     def keep(self) -> None:
         """Begin to forget requests that are too old by the config, to end leases, and to watch the clocks."""
+        self._pages.open(self.administration, self.base_url)
         pulse = Pulse(self.relay.clock, self.relay.monotonic)
         loop = asyncio.get_running_loop()
         self._keeping = tuple(
@@ -150,7 +192,7 @@ class Proxy:
         serving = serving_of(config)
 
         def taken() -> None:
-            self.config = config
+            self.config = self._pages.config = config
             self.relay.serving = serving
             self.application.cors_origins = config.cors_origins
 
@@ -268,20 +310,20 @@ async def start(
             clock=clock,
             hop=hop,
         )
+        pages = _Pages(config, relay, counters)
         application = Application(
             relay,
             cors_origins=config.cors_origins,
             request_id=lambda: request_id(clock()),
             render_metrics=lambda: counters.render(len(relay.in_flight), ledger.unsettled),
             started_at=clock(),
+            mounted=pages.handle,
         )
         server, listener = await listen(application, config.listen_host, config.listen_port, inherited)
     except BaseException:
         await ledger.aclose()
         raise
-    address = listener.sockets[0].getsockname()
-    host = config.listen_host if inherited is None else address[0]
-    base_url = f"http://{shown_host(host)}:{address[1]}/v1"
+    base_url = _base_url(listener, config.listen_host if inherited is None else None)
     proxy = Proxy(
         config=config,
         relay=relay,
@@ -292,10 +334,17 @@ async def start(
         _transports=carriers,
         _server=server,
         _listener=listener,
+        _pages=pages,
     )
     proxy.keep()
     proxy.open_office()
     return proxy
+
+
+def _base_url(listener: asyncio.Server, host: str | None) -> str:
+    """What clients on this machine set as their base URL; without a host, the socket's own."""
+    address = listener.sockets[0].getsockname()
+    return f"http://{shown_host(host or address[0])}:{address[1]}/v1"
 
 
 def shown_host(host: str) -> str:
@@ -348,7 +397,7 @@ async def administer(
                 async for item in verbs.export():
                     yield "item", item
             else:
-                yield "result", await verbs.verbs[verb](asked)
+                yield "result", await verbs.perform(verb, asked, COMMAND_LINE)
         finally:
             if office is not None:
                 await office.aclose()

@@ -175,6 +175,29 @@ async def test_a_refused_file_is_free_for_the_next(shelf: Shelf) -> None:
 
 # --- migrations
 
+VERSION = schema.VERSION  # the tests add a step to it
+
+
+@pytest.mark.parametrize("version", range(1, VERSION))
+async def test_a_file_of_every_released_form_is_brought_up(shelf: Shelf, version: int) -> None:
+    connection = sqlite3.connect(shelf.path)
+    for step in schema.MIGRATIONS[:version]:
+        for statement in step:
+            connection.execute(statement)
+    connection.execute("INSERT INTO accounts (name, unlimited, posted, held) VALUES ('main', 0, 7, 0)")
+    connection.execute(
+        "INSERT INTO entries VALUES (1, 0.0, 'credit', 'system:world', 'main', 7, NULL, NULL, NULL, '')"
+    )
+    connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.commit()
+    connection.close()
+
+    ledger = await shelf.open()
+
+    assert ledger.account("main").posted == 7
+    assert await ledger.verify() == []
+
 
 async def test_an_older_file_is_brought_up_after_a_backup(
     ledger: SqliteLedger, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
@@ -187,8 +210,8 @@ async def test_an_older_file_is_brought_up_after_a_backup(
     assert newer.account("main").posted == 10**9 - 5
     await shelf.close(newer)
 
-    connection = sqlite3.connect(f"{shelf.path}.version-{schema.VERSION - 1}.backup")
-    assert connection.execute("PRAGMA user_version").fetchone() == (schema.VERSION - 1,)
+    connection = sqlite3.connect(f"{shelf.path}.version-{VERSION}.backup")
+    assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
     assert connection.execute("SELECT posted FROM accounts WHERE name = 'main'").fetchone() == (10**9 - 5,)
     connection.close()
 
@@ -199,7 +222,7 @@ async def test_a_migration_that_fails_leaves_the_old_version(
     await shelf.close(ledger)
     with monkeypatch.context() as patch:
         _add_migration(patch, ("ALTER TABLE accounts ADD COLUMN colour TEXT", "this is no statement"))
-        with pytest.raises(LedgerRefused, match=f"version {schema.VERSION}"):
+        with pytest.raises(LedgerRefused, match=f"version {VERSION + 1}"):
             await shelf.open()
     assert (await shelf.open()).account("main").posted == 10**9
 

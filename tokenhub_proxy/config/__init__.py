@@ -44,12 +44,13 @@ LogFormat = Literal["auto", "json", "text", "off"]
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "": (
         "listen", "ledger", "max_body_mib", "body_encodings", "durability", "trusted_proxies", "cors_origins",
-        "log", "prices", "retention_days", "streams", "shutdown", "upstreams", "models", "accounts", "keys",
-        "payments",
+        "log", "prices", "retention_days", "dashboard", "streams", "shutdown", "upstreams", "models",
+        "accounts", "keys", "payments",
     ),
     "log": ("format",),
     "streams": ("keep_alive",),
     "shutdown": ("pre_stop", "drain"),
+    "dashboard": ("sign_up",),
     **_upstreams.OPTIONS, **_models.OPTIONS, **_keys.OPTIONS, **_payments.OPTIONS,
 }  # fmt: skip
 
@@ -94,6 +95,7 @@ class Config:
     pre_stop_s: float = 0.0
     drain_s: float = DRAIN_S
     payments: Settings | None = None
+    sign_up: bool = False
     warnings: tuple[str, ...] = ()
     places: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -154,6 +156,7 @@ def load(
         log_format=log_format,
         retention_days=retention_days,
         **{name: value for name, value in more.items() if value is not None},
+        sign_up=_sign_up(walk, fields),
         warnings=tuple(warning.told(name) for warning in sorted(walk.warnings)),
         places=dict(places(root)),
     )
@@ -206,6 +209,14 @@ def _serving(walk: Walk, fields: Mapping[str, Node]) -> Mapping[str, Any]:
 def _log_format(walk: Walk, fields: Mapping[str, Node]) -> LogFormat:
     log = _section(walk, fields, "log")
     return cast(LogFormat, walk.choice(log.get("format"), ("auto", "json", "text", "off")) or "auto")
+
+
+def _sign_up(walk: Walk, fields: Mapping[str, Node]) -> bool:
+    """Whether strangers may open an account on the dashboard."""
+    if "dashboard" not in fields:
+        return False
+    dashboard = walk.fields(fields["dashboard"], OPTIONS["dashboard"])
+    return bool(walk.boolean(dashboard.get("sign_up")))
 
 
 def load_file(path: Path, environ: Mapping[str, str], price_for: PriceFor | None = None) -> Config:

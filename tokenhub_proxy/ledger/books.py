@@ -15,13 +15,11 @@ from tokenhub_proxy.ledger import (
     Remembered,
     Window,
 )
+from tokenhub_proxy.ledger.balances import BALANCE_MAX, RunningAccount, RunningWindow
 from tokenhub_proxy.ledger.changes import Booked, Change, Ended, KeyPut, Opened, Placed, Stepped
 from tokenhub_proxy.ledger.keyring import Keyring
 from tokenhub_proxy.prices import format_usd
 
-# No account is further from zero than this (four billion dollars), so that the posted and the
-# held amount both fit a row's signed 64 bits.
-BALANCE_MAX = 4 * 10**18
 ACCOUNT_LENGTH_MAX = 128
 # So many Idempotency-Keys are remembered at most (about 300 bytes each).
 REMEMBERED_MAX = 200_000
@@ -30,33 +28,6 @@ REMEMBERED_MAX = 200_000
 WINDOW_KEPT_S = 40 * 86400.0
 WINDOW_SPAN_S = 32 * 86400.0
 WINDOWS_SWEPT_MIN = 10_000
-
-
-class _Account:
-    __slots__ = ("floor", "held", "name", "posted", "tightening", "unlimited")
-
-    def __init__(self, account: Account) -> None:
-        self.name = account.name
-        self.unlimited = account.unlimited
-        self.posted = account.posted
-        self.held = account.held
-        self.tightening = 0  # changes to prepaid that are not durable yet, in force already
-        self.set_floor()
-
-    def set_floor(self) -> None:
-        self.floor = -BALANCE_MAX if self.unlimited and not self.tightening else 0
-
-    def frozen(self) -> Account:
-        return Account(self.name, self.unlimited and not self.tightening, self.posted, self.held)
-
-
-class _Window:
-    __slots__ = ("at", "held", "posted")
-
-    def __init__(self, posted: int = 0, held: int = 0, at: float = 0.0) -> None:
-        self.posted = posted
-        self.held = held
-        self.at = at
 
 
 class Books:
@@ -81,9 +52,9 @@ class Books:
     ) -> None:
         """The books as the file has them; `windows_since` is the oldest use of a window given here."""
         self.keyring = Keyring(keys)
-        self._accounts = {account.name: _Account(account) for account in accounts}
-        self._accounts.setdefault(DEFAULT_ACCOUNT, _Account(Account(DEFAULT_ACCOUNT, unlimited=True)))
-        self._windows = {window.name: _Window(window.posted, window.held, at) for window, at in windows}
+        self._accounts = {account.name: RunningAccount(account) for account in accounts}
+        self._accounts.setdefault(DEFAULT_ACCOUNT, RunningAccount(Account(DEFAULT_ACCOUNT, unlimited=True)))
+        self._windows = {window.name: RunningWindow(window.posted, window.held, at) for window, at in windows}
         self._windows_since = windows_since
         self._windows_swept = len(self._windows)
         self._remembered = {(key_id, text): what for key_id, text, what in remembered}
@@ -101,6 +72,14 @@ class Books:
 
     def accounts(self) -> Sequence[Account]:
         return [self._accounts[name].frozen() for name in sorted(self._accounts)]
+
+    def is_blocked(self, name: str) -> bool:
+        return name in self._accounts and self._accounts[name].blocked
+
+    def block(self, name: str, blocked: bool) -> None:
+        account = self._account(name)
+        account.blocked = blocked
+        account.set_floor()
 
     def window(self, name: str) -> Window:
         window = self._windows.get(name)
@@ -134,6 +113,8 @@ class Books:
             raise InsufficientQuota(f"There is no account {hold.key.account!r}.", reason="no account")
         left = account.posted - account.held - account.floor
         if amount > left:
+            if account.blocked:
+                raise InsufficientQuota("The account is blocked.", reason="account blocked")
             raise InsufficientQuota(
                 f"The account's balance can't cover this call: it may cost up to {format_usd(amount)} USD, "
                 f"{format_usd(left)} USD is available.",
@@ -206,7 +187,7 @@ class Books:
         if hold.window is not None:
             self._windows[hold.window].held -= hold.amount
 
-    def _window_of(self, name: str, at: float) -> _Window:
+    def _window_of(self, name: str, at: float) -> RunningWindow:
         window = self._windows.get(name)
         if window is not None:
             return window
@@ -214,7 +195,7 @@ class Books:
             raise LedgerUnavailable("the clock went back while older quotas were being read")
         if len(self._windows) >= max(WINDOWS_SWEPT_MIN, 2 * self._windows_swept):
             self._sweep_windows(at - WINDOW_KEPT_S)
-        return self._windows.setdefault(name, _Window())
+        return self._windows.setdefault(name, RunningWindow())
 
     def forgot(self, name: str, at: float) -> bool:
         """Whether the file may know this window and memory not: the clock was far ahead before."""
@@ -223,7 +204,7 @@ class Books:
     def recall(self, windows: Iterable[tuple[Window, float]], since: float) -> None:
         """Take the file's windows used since then; those in memory are newer than the file's."""
         for window, at in windows:
-            self._windows.setdefault(window.name, _Window(window.posted, window.held, at))
+            self._windows.setdefault(window.name, RunningWindow(window.posted, window.held, at))
         self._windows_since = min(self._windows_since, since)
 
     def _sweep_windows(self, before: float) -> None:
@@ -272,7 +253,7 @@ class Books:
         """Money out; it is held back at once. Raises InsufficientQuota."""
         found = self._account(account)
         _check_amount(amount)
-        left = found.posted - found.held - found.floor
+        left = found.posted - found.held - found.own_floor
         if amount > left:
             raise InsufficientQuota(
                 f"{account} has {format_usd(left)} USD available, {format_usd(amount)} USD are to go out.",
@@ -281,7 +262,7 @@ class Books:
         found.held += amount
         return Booked(account, "debit", amount, at, note)
 
-    def _account(self, name: str) -> _Account:
+    def _account(self, name: str) -> RunningAccount:
         found = self._accounts.get(name)
         if found is None:
             raise InvalidRequest(f"There is no account {name!r}.", reason="no account")
@@ -380,7 +361,7 @@ class Books:
             found = self._accounts.get(account.name)
             if found is None:
                 if durable:
-                    self._accounts[account.name] = _Account(account)
+                    self._accounts[account.name] = RunningAccount(account)
                 continue
             if not account.unlimited and found.tightening:
                 found.tightening -= 1

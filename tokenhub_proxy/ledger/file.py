@@ -210,6 +210,8 @@ def load(connection: Connection, now_s: float) -> tuple[Books, int, str]:
         open_holds=_open_holds(connection, open_from),
         next_id=max(last_id + 1, open_from),
     )
+    for (account,) in connection.execute("SELECT account FROM blocked").fetchall():
+        books.block(account, True)
     return books, batch, boot
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from tokenhub_proxy.errors import InvalidRequest
 from tokenhub_proxy.keys import Key
+
+# Secrets lent at a time; the oldest goes for a new one.
+LENT_MAX = 1000
 
 
 class Keyring:
@@ -20,11 +24,23 @@ class Keyring:
         self._declared: dict[str, Key] = {}
         self._claims: list[Key] = []  # not durable yet; their names and digests are taken
         self._by_digest: dict[bytes, Key] = {}
+        self._lent: dict[bytes, tuple[str, float]] = {}
         self._index()
 
     def find(self, digest: bytes) -> Key | None:
         """The key of this digest or previous digest, whatever its state."""
-        return self._by_digest.get(digest)
+        return self._by_digest.get(digest) or self._borrowed(digest)
+
+    def lend(self, name: str, digest: bytes, until: float) -> None:
+        """Let one more secret open this key until that time, as its previous one would."""
+        if len(self._lent) >= LENT_MAX:
+            del self._lent[next(iter(self._lent))]
+        self._lent[digest] = (name, until)
+
+    def _borrowed(self, digest: bytes) -> Key | None:
+        name, until = self._lent.get(digest, ("", 0.0))
+        key = self._stored.get(name) or self._declared.get(name)
+        return None if key is None else replace(key, previous_digest=digest, previous_until=until)
 
     def all(self) -> Sequence[Key]:
         """Every key, by name."""

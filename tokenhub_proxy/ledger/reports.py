@@ -19,7 +19,7 @@ ENTRIES_PAGE = 1000
 
 # ruff: noqa: S608 - the parts of the queries are our own column names, values are bound
 
-_RECEIPT = (
+RECEIPT = (
     "SELECT h.id, h.request_id, h.account, h.key, h.model, h.stream, h.amount, h.at, e.status, e.at, e.cost,"
     " e.upstream, e.input, e.cached, e.cache_write, e.output, e.reasoning, e.reported, e.reason,"
     " e.http_status, e.first_byte_ms, e.attempts FROM holds h LEFT JOIN endings e ON e.hold = h.id"
@@ -34,8 +34,8 @@ _DIMENSIONS = {
 
 async def receipt(reader: Reader, request_id: str) -> Receipt | None:
     """One call."""
-    (rows,) = await reader.fetch((f"{_RECEIPT} WHERE h.request_id = ?", (request_id,)))
-    return _receipt(rows[0]) if rows else None
+    (rows,) = await reader.fetch((f"{RECEIPT} WHERE h.request_id = ?", (request_id,)))
+    return receipt_of(rows[0]) if rows else None
 
 
 async def requests(reader: Reader, account: str | None, before: int | None, limit: int) -> Sequence[Receipt]:
@@ -49,12 +49,12 @@ async def requests(reader: Reader, account: str | None, before: int | None, limi
         values.append(before)
     values.append(max(1, min(limit, REQUESTS_MAX)))
     (rows,) = await reader.fetch(
-        (f"{_RECEIPT} WHERE {' AND '.join(conditions)} ORDER BY h.id DESC LIMIT ?", values)
+        (f"{RECEIPT} WHERE {' AND '.join(conditions)} ORDER BY h.id DESC LIMIT ?", values)
     )
-    return [_receipt(row) for row in rows]
+    return [receipt_of(row) for row in rows]
 
 
-def _receipt(row: Sequence[Any]) -> Receipt:
+def receipt_of(row: Sequence[Any]) -> Receipt:
     status, ended_at, cost, upstream, *counts, reported, reason, http_status, first_byte_ms, attempts = row[
         8:
     ]

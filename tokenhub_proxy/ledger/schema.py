@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenhub_proxy.ledger import schema_orders
+from tokenhub_proxy.ledger import schema_orders, schema_people
 
 # ruff: noqa: S608 - the parts of the statements are table names of this file
 
@@ -141,6 +141,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ),
     ),
     schema_orders.STEP,
+    schema_people.STEP,
 )
 
 VERSION = len(MIGRATIONS)

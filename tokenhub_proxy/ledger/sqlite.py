@@ -42,6 +42,7 @@ from tokenhub_proxy.ledger.file import (
     path_of,
     prepare,
 )
+from tokenhub_proxy.ledger.people import People
 from tokenhub_proxy.ledger.reader import FileReader, Reader, WriterReader
 from tokenhub_proxy.ledger.rows import Connection, error_name, purge
 from tokenhub_proxy.ledger.writer import Writer
@@ -125,6 +126,7 @@ class SqliteLedger:
         self._committer = committer
         self._writer = writer
         self._reader = reader
+        self.people = People(writer, reader, lambda: self.unavailable)
         self._lock = lock
         self._loop = asyncio.get_running_loop()
         self._check: asyncio.Task[None] | None = None
@@ -137,6 +139,10 @@ class SqliteLedger:
 
     def list_keys(self) -> Sequence[Key]:
         return self._books.keyring.all()
+
+    def lend(self, name: str, digest: bytes, until: float) -> None:
+        """Let one more secret open a key for a while; it is kept in memory alone."""
+        self._books.keyring.lend(name, digest, until)
 
     def account(self, name: str) -> Account | None:
         return self._books.account(name)
@@ -199,6 +205,15 @@ class SqliteLedger:
 
     def debit(self, account: str, amount: int, *, at: float, note: str = "") -> Awaitable[Entry]:
         return self._ask(lambda: self._books.debit(account, amount, at, note))
+
+    def is_blocked(self, account: str) -> bool:
+        """Whether an account's calls are refused, whatever its balance."""
+        return self._books.is_blocked(account)
+
+    async def block_account(self, account: str, blocked: bool, *, at: float) -> None:
+        """Refuse an account's calls from the very next one on, or take them again."""
+        await self.people.write_blocked(account, at if blocked else None)
+        self._books.block(account, blocked)
 
     def open_account(self, account: Account) -> Awaitable[None]:
         return self._ask(lambda: self._books.open([account]))
@@ -286,6 +301,11 @@ class SqliteLedger:
 
     def entries(self) -> AsyncIterator[Entry]:
         return reports.entries(self._reader)
+
+    @property
+    def reader(self) -> Reader:
+        """Where reports read: beside the writer, with a deadline."""
+        return self._reader
 
     async def usage(self, by: UsageBy, since: float = 0.0) -> Sequence[UsageRow]:
         return await reports.usage(self._reader, by, since)

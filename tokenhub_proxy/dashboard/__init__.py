@@ -1,0 +1,1 @@
+"""The web pages at /dashboard and the JSON API at /api, imported when somebody first asks for them."""

@@ -1,0 +1,194 @@
+// Everything works without this file. With it: copying, local times, a filter for long lists, a
+// playground that streams, and a chart of what goes on while somebody watches.
+"use strict";
+
+const language = document.documentElement.lang;
+
+function localTimes(root) {
+  const form = new Intl.DateTimeFormat(language, {
+    month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
+  });
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const at = new Date(time.dateTime);
+    time.title = time.textContent + " UTC";
+    if (at.getTimezoneOffset() !== 0) time.textContent = form.format(at);
+  }
+}
+
+async function copy(button) {
+  const text = document.getElementById(button.dataset.copy).textContent;
+  await navigator.clipboard.writeText(text);
+  const said = button.textContent;
+  button.textContent = document.body.dataset.copied;
+  setTimeout(() => { button.textContent = said; }, 1500);
+}
+
+for (const button of document.querySelectorAll("[data-copy]")) {
+  if (!navigator.clipboard) break;
+  button.hidden = false;
+  button.addEventListener("click", () => copy(button));
+}
+
+for (const box of document.querySelectorAll("[data-hides]")) {
+  const hidden = document.getElementById(box.dataset.hides);
+  const follow = () => { hidden.hidden = box.checked; };
+  box.addEventListener("change", follow);
+  follow();
+}
+
+for (const search of document.querySelectorAll("[data-filters]")) {
+  const rows = [...document.getElementById(search.dataset.filters).children];
+  search.hidden = rows.length < 8;
+  search.addEventListener("input", () => {
+    const wanted = search.value.trim().toLowerCase();
+    for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+  });
+}
+
+// Filters apply as soon as something is chosen.
+for (const form of document.querySelectorAll("form.filters")) {
+  form.addEventListener("change", () => form.requestSubmit());
+}
+
+const problem = document.querySelector(".notice[role=alert][tabindex]");
+if (problem) problem.focus();
+
+// --- the playground
+
+const playground = document.getElementById("playground");
+if (playground) {
+  const part = (id) => document.getElementById(id);
+  let stop = null;
+  let ticket = null;
+
+  async function borrowed(key) {
+    if (ticket && ticket.key === key && Date.now() < ticket.until) return ticket.secret;
+    const answer = await fetch("/dashboard/playground/ticket", {
+      method: "POST",
+      headers: { "X-CSRF-Token": playground.elements.csrf.value },
+      body: new URLSearchParams({ key }),
+    });
+    if (!answer.ok) { location.reload(); throw new Error("signed out"); }
+    ticket = { key, secret: (await answer.json()).secret, until: Date.now() + 600000 };
+    return ticket.secret;
+  }
+
+  function complain(text) {
+    part("play-problem").textContent = text;
+    part("play-problem").hidden = false;
+  }
+
+  function say(event) {
+    if (!event.startsWith("data: ") || event === "data: [DONE]") return;
+    const chunk = JSON.parse(event.slice(6));
+    if (chunk.error) complain(chunk.error.code + ": " + chunk.error.message);
+    const delta = chunk.choices && chunk.choices[0] && chunk.choices[0].delta;
+    if (delta && delta.content) part("answer").append(delta.content);
+  }
+
+  async function ask() {
+    const form = playground.elements;
+    stop = new AbortController();
+    const answer = await fetch("/v1/chat/completions", {
+      method: "POST",
+      signal: stop.signal,
+      headers: {
+        "Authorization": "Bearer " + await borrowed(form.key.value),
+        "Content-Type": "application/json",
+      },
+      body: JSON.stringify({
+        model: form.model.value,
+        stream: true,
+        messages: [{ role: "user", content: form.prompt.value }],
+      }),
+    });
+    const receipt = answer.headers.get("x-request-id");
+    part("play-receipt").querySelector("a").href = "/dashboard/requests/" + receipt;
+    if (!answer.ok) {
+      const error = (await answer.json()).error;
+      complain(error.code + ": " + error.message);
+      return;
+    }
+    let rest = "";
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) break;
+      const events = (rest + value).split("\n\n");
+      rest = events.pop();
+      events.forEach(say);
+    }
+    part("play-receipt").hidden = false;
+  }
+
+  playground.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const send = playground.querySelector("button.main");
+    part("answer").textContent = "";
+    part("play-problem").hidden = true;
+    part("play-receipt").hidden = true;
+    part("answer-card").hidden = false;
+    part("answer-card").setAttribute("aria-busy", "true");
+    part("play-stop").hidden = false;
+    send.disabled = true;
+    try {
+      await ask();
+    } catch (error) {
+      complain(error.name === "AbortError" ? playground.dataset.stopped : String(error.message));
+    }
+    part("answer-card").removeAttribute("aria-busy");
+    part("play-stop").hidden = true;
+    send.disabled = false;
+  });
+  part("play-stop").addEventListener("click", () => stop && stop.abort());
+}
+
+// --- live
+
+function liveChart() {
+  const place = document.getElementById("live-chart");
+  const panel = document.getElementById("live");
+  const style = getComputedStyle(document.body);
+  const colour = (name) => {
+    const probe = document.createElement("i");
+    probe.className = name;
+    place.append(probe);
+    const found = getComputedStyle(probe).backgroundColor;
+    probe.remove();
+    return found;
+  };
+  const data = [[], [], []];
+  const axis = { stroke: style.color, grid: { stroke: "rgba(128,128,128,.18)" }, ticks: { show: false } };
+  let chart = null;
+  function sample() {
+    const values = document.getElementById("live-values").dataset;
+    data[0].push(Date.now() / 1000);
+    data[1].push(Number(values.flight));
+    data[2].push(Number(values.first));
+    for (const line of data) if (line.length > 200) line.shift();
+    if (data[0].length < 2) return;
+    document.getElementById("live-card").hidden = false;
+    if (!chart) {
+      chart = new uPlot({
+        width: place.clientWidth, height: 200, cursor: { y: false },
+        series: [
+          { label: place.dataset.time },
+          { label: place.dataset.flight, stroke: colour("s0"), width: 2, scale: "n" },
+          { label: place.dataset.first, stroke: colour("s1"), width: 2, scale: "ms" },
+        ],
+        scales: { n: { range: (u, low, high) => [0, Math.max(4, high)] }, ms: { range: (u, low, high) => [0, Math.max(10, high)] } },
+        axes: [axis, { ...axis, scale: "n" }, { ...axis, scale: "ms", side: 1, grid: { show: false } }],
+      }, data, place);
+      new ResizeObserver(() => chart.setSize({ width: place.clientWidth, height: 200 })).observe(place);
+    } else {
+      chart.setData(data);
+    }
+  }
+  sample();
+  new MutationObserver(sample).observe(panel, { childList: true });
+}
+
+if (document.getElementById("live-chart") && window.uPlot) liveChart();
+
+localTimes(document);
+document.addEventListener("htmx:after:swap", () => localTimes(document));
