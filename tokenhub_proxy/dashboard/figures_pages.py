@@ -41,7 +41,9 @@ def today(hub: Hub) -> int:
 async def overview(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Answer:
     account, t, day = hub.account(asked, visitor), hub.pages.words(asked), today(hub)
     names = names_of(hub, account)
-    rows = await figures.spent(hub.ledger.reader, names, day - 29, ("model", "key"))
+    # Two sums of few rows each; one by both would have as many rows as there are pairs.
+    rows = await figures.spent(hub.ledger.reader, names, day - 29, ("model",))
+    by_key = await figures.spent(hub.ledger.reader, names, day - 29, ("key",))
     lately = await figures.since(hub.ledger.reader, account, hub.clock() - LATELY_S)
     failed = sum(1 for receipt in lately if is_failed(receipt))
     spent = {days: sum(row.cost for row in rows if row.day > day - days) for days in (1, 7, 30)}
@@ -63,7 +65,7 @@ async def overview(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> An
         lately=len(lately),
         stack=stack,
         top_models=_top(rows, "model"),
-        top_keys=_top(rows, "key"),
+        top_keys=_top(by_key, "key"),
         newest=lately[:TOP],
         active=len(active),
         base_url=base_url(asked),
@@ -114,22 +116,23 @@ def _span(asked: Asked) -> int:
     return int(text) if text in map(str, SPANS) else 30
 
 
-async def _used(hub: Hub, asked: Asked, visitor: Visitor) -> tuple[str | None, Sequence[Spent]]:
+async def _used(
+    hub: Hub, asked: Asked, visitor: Visitor, groups: Sequence[str]
+) -> tuple[str | None, Sequence[Spent]]:
     account = hub.account(asked, visitor)
     only = {name: asked.query.get(name, "") for name in ("key", "model")}
     if only["key"]:
         hub.key(only["key"], visitor)
     rows = await figures.spent(
-        hub.ledger.reader, names_of(hub, account), today(hub) - _span(asked) + 1, ("key", "model"), **only
+        hub.ledger.reader, names_of(hub, account), today(hub) - _span(asked) + 1, groups, **only
     )
     return account, rows
 
 
 async def usage(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Answer:
-    account, rows = await _used(hub, asked, visitor)
+    group = "key" if asked.query.get("by") == "key" else "model"
+    account, rows = await _used(hub, asked, visitor, (group,))
     t, span = hub.pages.words(asked), _span(asked)
-    group = asked.query.get("by") if asked.query.get("by") in ("key", "model") else "model"
-    assert group is not None
     table: dict[str, list[int]] = {}
     for row in rows:
         sums = table.setdefault(str(getattr(row, group)), [0] * 5)
@@ -147,7 +150,6 @@ async def usage(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Answe
         others=len(ranked[100:]),
         totals=[sum(sums[place] for sums in table.values()) for place in range(5)],
         stack=charts.stacked(days, by_day, t("chart.others")),
-        points=[(int(day), sum(by_day.get(day, {}).values())) for day in days],
         span=span,
         spans=SPANS,
         group=group,
@@ -157,7 +159,7 @@ async def usage(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Answe
 
 
 async def usage_csv(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Answer:
-    _, rows = await _used(hub, asked, visitor)
+    _, rows = await _used(hub, asked, visitor, ("key", "model"))
     return csv_answer(
         "usage.csv",
         ("day", "key", "model", "requests", "input_tokens", "cached_tokens", "output_tokens", "cost_usd"),
