@@ -53,7 +53,7 @@ def run(served: Served, *command: str, folder: Path | None = None) -> str:
 def test_no_block_is_left_out() -> None:
     """Each block of the README belongs to a test below."""
     kinds = [kind for kind, _ in BLOCKS]
-    assert kinds == ["bash", "text", "bash", "python", "javascript", "bash", "yaml"]
+    assert kinds == ["bash", "text", "bash", "python", "javascript", "bash", "bash", "yaml"]
 
 
 def test_the_two_commands_are_scripts_that_can_be_run() -> None:
@@ -88,13 +88,23 @@ def test_the_node_block_streams(served: Served) -> None:
 
 
 def test_the_block_of_commands_does_what_it_says(served: Served) -> None:
-    commands = block("bash", "keys create friend")
+    commands = block("bash", "keys create friend") + block("bash", "users invite friend")
     called = f'tokenhub-proxy() {{ "{sys.executable}" -m tokenhub_proxy "$@"; }}\nset -e\n'
     said = run(served, "bash", "-c", called + commands)
     secret = re.search(r"sk-th-\w+", said)
     assert secret is not None
     assert "The books add up." in said
     assert served.chat(secret[0])[0] == 401, "it was revoked at the end"
+    assert "/dashboard/link/" in said
+
+
+def test_the_commands_of_the_dashboards_page_work(served: Served) -> None:
+    page = (ROOT / "docs" / "dashboard.md").read_text()
+    commands = "".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL))
+    called = f'tokenhub-proxy() {{ "{sys.executable}" -m tokenhub_proxy "$@"; }}\nset -e\n'
+    said = run(served, "bash", "-c", called + commands)
+    assert said.count("/dashboard/link/") == 2
+    assert "th-op-" in said
 
 
 def test_the_config_block_loads_without_a_complaint(tmp_path: Path) -> None:

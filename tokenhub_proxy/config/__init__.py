@@ -156,7 +156,6 @@ def load(
         log_format=log_format,
         retention_days=retention_days,
         **{name: value for name, value in more.items() if value is not None},
-        sign_up=_sign_up(walk, fields),
         warnings=tuple(warning.told(name) for warning in sorted(walk.warnings)),
         places=dict(places(root)),
     )
@@ -194,7 +193,7 @@ def _section(walk: Walk, fields: Mapping[str, Node], name: str) -> Mapping[str, 
 
 
 def _serving(walk: Walk, fields: Mapping[str, Node]) -> Mapping[str, Any]:
-    """Which bodies are taken, how long streams may be silent, and how long the end may take."""
+    """Which bodies are taken, how long streams may be silent and the end may take, who may sign up."""
     codings = (walk.choice(item, CODINGS) for item in walk.items(fields.get("body_encodings")))
     streams = _section(walk, fields, "streams")
     shutdown = _section(walk, fields, "shutdown")
@@ -203,20 +202,13 @@ def _serving(walk: Walk, fields: Mapping[str, Node]) -> Mapping[str, Any]:
         "keep_alive_s": walk.seconds(streams.get("keep_alive"), KEEP_ALIVE_S_MAX),
         "pre_stop_s": walk.seconds(shutdown.get("pre_stop"), STOP_S_MAX, none=True),
         "drain_s": walk.seconds(shutdown.get("drain"), STOP_S_MAX, none=True),
+        "sign_up": walk.boolean(_section(walk, fields, "dashboard").get("sign_up")),
     }
 
 
 def _log_format(walk: Walk, fields: Mapping[str, Node]) -> LogFormat:
     log = _section(walk, fields, "log")
     return cast(LogFormat, walk.choice(log.get("format"), ("auto", "json", "text", "off")) or "auto")
-
-
-def _sign_up(walk: Walk, fields: Mapping[str, Node]) -> bool:
-    """Whether strangers may open an account on the dashboard."""
-    if "dashboard" not in fields:
-        return False
-    dashboard = walk.fields(fields["dashboard"], OPTIONS["dashboard"])
-    return bool(walk.boolean(dashboard.get("sign_up")))
 
 
 def load_file(path: Path, environ: Mapping[str, str], price_for: PriceFor | None = None) -> Config:
