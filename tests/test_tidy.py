@@ -84,6 +84,7 @@ FLOORS: dict[str, int] = {
     "front": 3,
     "heads": 3,
     "leasing": 3,
+    "mount": 3,
     "overload": 3,
     "payments.office": 3,
     "payments.simulator": 3,

@@ -29,6 +29,7 @@ CHANGING = frozenset(
         "users": ("invite", "block", "unblock"),
         "tokens": ("create", "revoke"),
         "leases": ("end",),
+        "payments": ("create", "complete", "cancel", "refund", "replay", "codes create", "redeem"),
         "ledger": ("backup",),
     }.items()
     for verb in verbs
@@ -100,7 +101,8 @@ class Administration:
             raise NotFound(f"The running server knows no {shown(verb)}.")
         if verb not in CHANGING:
             return await handler(arguments)
-        name = str(arguments.get("name") or arguments.get("path") or "")
+        about = (arguments.get(each) for each in ("name", "order", "account", "path"))
+        name = str(next((each for each in about if each), ""))
         before = self._state(verb, name)
         result = await handler(arguments)
         details = differences(before, self._state(verb, name))

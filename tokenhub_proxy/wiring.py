@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import logging
 import os
 import random
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import orjson
 
 from tokenhub_proxy import observers
-from tokenhub_proxy.admin import PAYMENT_VERBS, Administration, Arguments, Verb
+from tokenhub_proxy.admin import PAYMENT_VERBS, Administration, Verb
+from tokenhub_proxy.arguments import Arguments
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.carriers import Transports, scripted
 from tokenhub_proxy.config import Config
@@ -27,6 +27,7 @@ from tokenhub_proxy.front import Front
 from tokenhub_proxy.leasing import Leasing
 from tokenhub_proxy.ledger.sqlite import SqliteLedger, open_ledger
 from tokenhub_proxy.limits import Limits
+from tokenhub_proxy.mount import Mount
 from tokenhub_proxy.pulse import Pulse
 from tokenhub_proxy.relay import Relay, Serving
 from tokenhub_proxy.routes import Routes, Target
@@ -36,8 +37,6 @@ from tokenhub_proxy.wire import Transport
 
 if TYPE_CHECKING:
     from tokenhub_proxy.payments.office import Office
-    from tokenhub_proxy.connection import HttpClient
-    from tokenhub_proxy.dashboard.app import Dashboard
 
 log = logging.getLogger(__name__)
 
@@ -86,37 +85,6 @@ class _Dialects(dict[str, Dialect]):
         return self[name]
 
 
-class _Pages:
-    """The dashboard, imported and made when somebody first asks for it: most processes never do."""
-
-    def __init__(self, config: Config, relay: Relay, counters: observers.Counters) -> None:
-        self.config = config
-        self.relay = relay
-        self.verbs: Administration | None = None  # known once the proxy listens
-        self.counters = counters
-        self._made: Dashboard | None = None
-        self._making = asyncio.Lock()
-
-    def open(self, verbs: Administration, base_url: str) -> None:
-        """The proxy listens: from here on there is something to ask for."""
-        self.verbs = verbs
-        verbs.users.address = base_url.removesuffix("/v1")
-
-    async def handle(self, client: HttpClient, id: str) -> None:
-        await (self._made or await self._make()).handle(client, id)
-
-    async def _make(self) -> Dashboard:
-        async with self._making:
-            if self._made is None:
-                assert self.verbs is not None
-                # In a thread: streams must not wait a fifth of a second for templates.
-                dashboard = await asyncio.to_thread(importlib.import_module, "tokenhub_proxy.dashboard.app")
-                made = dashboard.Dashboard(self.relay, self.verbs, lambda: self.config, self.counters)
-                await made.begin()
-                self._made = made
-        return self._made
-
-
 def make_relay(
     config: Config,
     ledger: SqliteLedger,
@@ -155,7 +123,7 @@ class Proxy:
     _transports: Transports
     _server: Front
     _listener: asyncio.Server
-    _pages: _Pages
+    _pages: Mount
     _keeping: tuple[asyncio.Task[None], ...] = ()
     office: Office | None = None  # where payments are taken, if they are
 
@@ -167,6 +135,7 @@ class Proxy:
     def keep(self) -> None:
         """Begin to forget requests that are too old by the config, to end leases, and to watch the clocks."""
         self._pages.open(self.administration, self.base_url)
+        self.open_office()
         pulse = Pulse(self.relay.clock, self.relay.monotonic)
         loop = asyncio.get_running_loop()
         self._keeping = tuple(
@@ -310,7 +279,7 @@ async def start(
             clock=clock,
             hop=hop,
         )
-        pages = _Pages(config, relay, counters)
+        pages = Mount(config, relay, counters)
         application = Application(
             relay,
             cors_origins=config.cors_origins,
@@ -337,7 +306,6 @@ async def start(
         _pages=pages,
     )
     proxy.keep()
-    proxy.open_office()
     return proxy
 
 

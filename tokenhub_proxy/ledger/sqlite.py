@@ -29,6 +29,7 @@ from tokenhub_proxy.ledger import (
 from tokenhub_proxy.ledger.books import WINDOW_KEPT_S, Books
 from tokenhub_proxy.ledger.changes import Booked, KeyPut, Opened, Stepped
 from tokenhub_proxy.ledger.committer import Committer
+from tokenhub_proxy.ledger.copies import make_way, put_in_place
 from tokenhub_proxy.ledger.file import (
     MEMORY,
     QUICK_CHECK,
@@ -323,9 +324,9 @@ class SqliteLedger:
         """Raises InvalidRequest where `path` exists or can't be written."""
         unfinished = f"{path}.unfinished"
         try:
-            await self._loop.run_in_executor(None, _make_way, unfinished, path)
+            await self._loop.run_in_executor(None, make_way, unfinished, path)
             await self._reader.copy(unfinished)
-            await self._loop.run_in_executor(None, _put_in_place, unfinished, path)
+            await self._loop.run_in_executor(None, put_in_place, unfinished, path)
         except (OSError, sqlite3.Error) as error:
             with suppress(OSError):
                 os.unlink(unfinished)
@@ -392,23 +393,3 @@ class SqliteLedger:
         await self._loop.run_in_executor(None, self._writer.join, CLOSE_WAIT_S)
         if self._lock is not None:
             self._lock.release()
-
-
-def _make_way(unfinished: str, path: str) -> None:
-    if os.path.exists(path):
-        raise InvalidRequest(f"{path} exists; a backup is a new file.")
-    with suppress(FileNotFoundError):
-        os.unlink(unfinished)
-
-
-def _put_in_place(unfinished: str, path: str) -> None:
-    """Make a written file durable, then give it its name."""
-    for name in (unfinished, None, os.path.dirname(os.path.abspath(path))):
-        if name is None:
-            os.rename(unfinished, path)
-            continue
-        descriptor = os.open(name, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, get_args
 
-from tokenhub_proxy.admin import Arguments, moment, usd
+from tokenhub_proxy.arguments import Arguments, moment, usd
 from tokenhub_proxy.errors import InvalidRequest, NotFound, UpstreamUnavailable, shown
 from tokenhub_proxy.ledger import Ledger
 from tokenhub_proxy.ledger.orders import Code, Order, OrderEvent, State, Webhook
