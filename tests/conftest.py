@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.upstream import FakeUpstream
@@ -17,6 +18,10 @@ from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.ledger import LedgerRefused
 
 KEY = "sk-th-testtesttesttesttest"
+
+# How long one example takes says more of what else the machine does than of the code.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
 
 
 def pytest_configure(config: pytest.Config) -> None:
