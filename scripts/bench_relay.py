@@ -181,7 +181,7 @@ async def main(asked: argparse.Namespace, folder: Path) -> None:
         proxy = await wiring.start(config, log=log)
         await proxy.ledger.credit("main", 10**17, at=time.time())
         relay = proxy.relay
-        relay._fallback._transport = lambda target, call: Answered()
+        relay.fallback._transport = lambda target, call: Answered()
         await calls(relay, CALLS, asked.concurrency)
         if asked.profile:
             profile = cProfile.Profile()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from tokenhub_proxy.errors import RateLimited
@@ -219,17 +219,18 @@ class KeyRateLimited(RateLimited):
 
 def _headers(meter: Meter, scope: Scope, now_s: float) -> dict[str, str]:
     found: dict[str, str] = {}
-    if scope.requests_per_minute is None and scope.tokens_per_minute is None:
-        return found
-    for names, window, limit in (
-        (_REQUESTS, meter.requests, scope.requests_per_minute),
-        (_TOKENS, meter.tokens, scope.tokens_per_minute),
-    ):
-        if limit is not None:
-            found[names[0]] = str(limit)
-            found[names[1]] = str(max(0, limit - window.total))
-            found[names[2]] = _duration(window.reset_s(now_s))
+    if scope.requests_per_minute is not None:
+        _tell(found, _REQUESTS, meter.requests, scope.requests_per_minute, now_s)
+    if scope.tokens_per_minute is not None:
+        _tell(found, _TOKENS, meter.tokens, scope.tokens_per_minute, now_s)
     return found
+
+
+def _tell(found: dict[str, str], names: Sequence[str], window: Window, limit: int, now_s: float) -> None:
+    left = limit - window.total
+    found[names[0]] = str(limit)
+    found[names[1]] = str(left) if left > 0 else "0"
+    found[names[2]] = _duration(window.reset_s(now_s))
 
 
 def _duration(seconds: float) -> str:

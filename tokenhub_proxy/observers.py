@@ -35,6 +35,7 @@ def fields(exchange: Exchange) -> dict[str, object]:
     `hold_n`, `charge_n` and `writeoff_n` are nanodollars.
     """
     call, error, hold = exchange.call, exchange.error, exchange.hold
+    cost, charge, billing = exchange.cost, exchange.charge, exchange.billing
     found: dict[str, object] = {
         "event": "request_end",
         "id": exchange.id,
@@ -50,8 +51,8 @@ def fields(exchange: Exchange) -> dict[str, object]:
         "ttfb_ms": exchange.first_byte_ms,
         "dur_ms": round(exchange.duration_s * 1000),
         "hold_n": hold.amount if hold is not None and hold.id else 0,
-        "charge_n": exchange.charge,
-        "billing": exchange.billing,
+        "charge_n": charge,
+        "billing": billing,
         "reason": exchange.gone or _reason(error) or None,
         **exchange.notes,
     }
@@ -59,12 +60,12 @@ def fields(exchange: Exchange) -> dict[str, object]:
         found.update(error.notes)
         if error.upstream_status is not None:
             found["upstream_status"] = error.upstream_status
-    if exchange.at_risk:
+    if billing == "void" and exchange.at_risk:
         found["cost_at_risk"] = 1
-    if exchange.cost > exchange.charge:
+    if cost > charge:
         # An upstream can report any number; a log line holds 64 bits.
         found["hold_exceeded"] = 1
-        found["writeoff_n"] = min(exchange.cost - exchange.charge, NANOS_MAX)
+        found["writeoff_n"] = min(cost - charge, NANOS_MAX)
     if len(exchange.attempts) > 1 or error is not None:
         found["attempts"] = exchange.attempts
     return found
@@ -79,6 +80,8 @@ def _reason(error: ProxyError | None) -> str:
 
 def trouble(exchange: Exchange) -> None:
     """Tell the operator's own log what only they can mend, also where another target has answered."""
+    if exchange.error is None and len(exchange.attempts) < 2:
+        return  # the first that was asked has answered
     for attempt in exchange.attempts:
         upstream, _, outcome = attempt.rpartition(":")
         if outcome in TROUBLES:

@@ -130,7 +130,8 @@ class Relay:
             raise ShuttingDown
         serving = self.serving
         key = exchange.key = self.identify(client)
-        if self._hop and any(self._hop in via for via in client.headers.getall("Via", ())):
+        vias = client.headers.getall("Via", ())
+        if vias and self._hop and any(self._hop in via for via in vias):
             raise LoopDetected
         raw = await self._body(exchange, client, serving)
         call = exchange.call = parse(raw, exchange.endpoint, key, client.headers)
