@@ -52,7 +52,7 @@ def run(
 def handing_over(listener: socket.socket) -> list[str]:
     """What comes before a command that finds this socket as systemd would hand it over."""
     script = f'export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&{listener.fileno()}'
-    return ["sh", "-c", script, "sh"]
+    return ["bash", "-c", script, "bash"]  # dash knows no file numbers above 9
 
 
 class Served:

@@ -33,7 +33,7 @@ def test_the_example_loads_as_it_is_with_nothing_in_the_environment() -> None:
 
 def test_the_example_with_its_variables_set_has_no_warning() -> None:
     text = EXAMPLE.read_text()
-    environ = dict.fromkeys(re.findall(r"env:(\w+)", text), "sk-th-0123456789abcdef")
+    environ = dict.fromkeys(re.findall(r"env:(\w+)", text), "sk-th-0123456789abcdef0123456789abcdef")
 
     assert load_file(EXAMPLE, environ).warnings == ()
 

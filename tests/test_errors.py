@@ -26,8 +26,10 @@ REFUSALS: list[tuple[ProxyError, int, str]] = [
     (errors.RateLimited("m"), 429, "rate_limited"),
     (errors.InternalError(), 500, "internal_error"),
     (errors.UpstreamUnavailable(kind="refused"), 502, "upstream_unavailable"),
+    (errors.LoopDetected(), 502, "upstream_unavailable"),
     (errors.LedgerUnavailable("r"), 503, "ledger_unavailable"),
     (errors.ShuttingDown(), 503, "shutting_down"),
+    (errors.Overloaded(), 503, "overloaded"),
 ]
 
 

@@ -22,6 +22,12 @@ from tests.served import ROOT, Served
 
 BUILD_S = 120.0
 PACKAGE_DATA = {"openapi.json", "prices.json", "py.typed"}
+# What the pages of the dashboard are made of, by folder.
+PAGE_DATA = {
+    "catalogues": {".json"},
+    "static": {".css", ".js", ".json", ".svg", ".txt"},
+    "templates": {".html"},
+}
 METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"}
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([\w.]+)(?: ; [^\\]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$")
@@ -96,7 +102,10 @@ def test_the_wheel_holds_the_package_its_data_and_what_describes_it(built, tmp_p
         commands = wheel.read(f"{info}/entry_points.txt").decode()
     committed = set(git("ls-tree", "-r", "--name-only", "HEAD", "tokenhub_proxy").split())
     assert names == committed | {f"{info}/{name}" for name in METADATA}
-    assert {Path(name).name for name in committed if not name.endswith(".py")} == PACKAGE_DATA
+    data = {Path(name) for name in committed if not name.endswith(".py")}
+    pages = {path for path in data if path.parent.parent.name == "dashboard"}
+    assert {path.name for path in data - pages} == PACKAGE_DATA
+    assert all(path.suffix in PAGE_DATA[path.parent.name] for path in pages)
     assert "Root-Is-Purelib: true\nTag: py3-none-any\n" in described
     # What somebody types, and what pytest loads; every other kind is called by somebody's installer.
     assert set(re.findall(r"^\[(.*)\]$", commands, re.MULTILINE)) <= {"console_scripts", "pytest11"}
