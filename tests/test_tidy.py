@@ -31,6 +31,7 @@ FLOORS: dict[str, int] = {
     "leases": 0,
     "limits": 0,
     "prices": 0,
+    "request_ids": 0,
     "routes": 0,
     "sse": 0,
     "wire": 0,

@@ -30,6 +30,7 @@ from tokenhub_proxy.limits import Limits
 from tokenhub_proxy.mount import Mount
 from tokenhub_proxy.pulse import Pulse
 from tokenhub_proxy.relay import Relay, Serving
+from tokenhub_proxy.request_ids import RequestIds
 from tokenhub_proxy.routes import Routes, Target
 from tokenhub_proxy.server import Application, listen
 from tokenhub_proxy.users import COMMAND_LINE
@@ -45,9 +46,6 @@ OLLAMA = ("127.0.0.1", 11434)
 OLLAMA_S = 0.3
 OLLAMA_BYTES_MAX = 4 * 2**20
 DAY_S = 86_400.0
-# What makes a request's id its own besides the time; and for how many ids it is drawn at once.
-RANDOM_BYTES = 10
-RANDOM_AHEAD = 256
 # How often old requests are looked for; a round without any costs one query.
 PURGE_S = 3600.0
 # What was accepted before the listener closed has become a connection after some rounds of the loop.
@@ -60,25 +58,7 @@ LEASES_S = 5.0
 CUT_S = 12.0
 
 
-class RequestIds:
-    """Makes request ids. They begin with the time, so that the books grow at one end."""
-
-    def __init__(self, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
-        self._random_bytes = random_bytes
-        self._ready: list[str] = []
-
-    def __call__(self, now: float) -> str:
-        """A new id, for a request that came at this time (seconds since 1970)."""
-        if not self._ready:
-            # Asking the system costs more than all else here, for one id as for many.
-            digits = self._random_bytes(RANDOM_BYTES * RANDOM_AHEAD).hex()
-            self._ready = [
-                digits[at : at + 2 * RANDOM_BYTES] for at in range(0, len(digits), 2 * RANDOM_BYTES)
-            ]
-        return f"req_{int(now * 1000):012x}{self._ready.pop()}"
-
-
-request_id = RequestIds()
+request_id = RequestIds(os.urandom)
 
 
 def serving_of(config: Config) -> Serving:
