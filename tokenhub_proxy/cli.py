@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tokenhub_proxy import (
     cli_conformance,
+    cli_health,
     cli_keys,
     cli_leases,
     cli_payments,
@@ -170,6 +171,7 @@ def _add_reports(commands: Any) -> None:
     cli_prices.add_to(commands)
     cli_leases.add_to(commands, _add)
     cli_conformance.add_to(commands)
+    cli_health.add_to(commands)
 
 
 def _verb(group: Any, noun: str, name: str, help: str) -> argparse.ArgumentParser:

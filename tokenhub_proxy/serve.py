@@ -39,6 +39,7 @@ from tokenhub_proxy.config.embedded import embedded, replayed
 from tokenhub_proxy.control import Control
 from tokenhub_proxy.errors import ProxyError
 from tokenhub_proxy.ledger import LedgerRefused
+from tokenhub_proxy.supervisor import Supervisor
 from tokenhub_proxy.transports.tape import Tape
 from tokenhub_proxy.wiring import Proxy, ollama_models, start
 
@@ -49,6 +50,8 @@ WATCH_S = 2.0
 # So many new objects bring the next look for garbage: some hundred calls, about 2 MB.
 GARBAGE_THRESHOLD = 20_000
 FIRST_KEY = "first"
+# What is cut after the drain is told, settled and written within this.
+AFTER_DRAIN_S = 15.0
 # What is decided once, at the start.
 FIXED = ("listen_host", "listen_port", "ledger_url", "durability", "log_format")
 
@@ -77,7 +80,8 @@ def run(
         listener = inherited(os.environ, os.getpid())
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             transports = _transports(config, record, replay)
-            return runner.run(_serve(config, watch, listener, transports))
+            supervisor = Supervisor.of(os.environ, os.getpid())
+            return runner.run(_serve(config, watch, listener, transports, supervisor))
     except NotListening as error:
         fail(WRONG, error.message)
     except LedgerRefused as error:
@@ -139,6 +143,7 @@ async def _serve(
     watch: Watch | None,
     listener: socket.socket | None,
     transports: Callable[[str], Transports],
+    supervisor: Supervisor,
 ) -> int:
     overload.raise_limit()
     asyncio.get_running_loop().set_exception_handler(overload.AcceptFailures())
@@ -153,23 +158,33 @@ async def _serve(
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD)
     control = Control(proxy.leasing.administration, proxy.ledger.path)
-    following = None
+    following = beating = None
     try:
         await _open_door(control, proxy)
         if watch is None:
             await _welcome(proxy)
         await _invite(proxy)
         print(f"ready {proxy.base_url}", flush=True)
-        following = asyncio.create_task(_follow(proxy, watch, reload))
+        supervisor.ready(_status(proxy))
+        beating = asyncio.create_task(supervisor.watch(lambda: _status(proxy)))
+        following = asyncio.create_task(_follow(proxy, watch, reload, supervisor))
         await stop.wait()
     finally:
         if following is not None:
             following.cancel()
+        supervisor.stopping(proxy.config.pre_stop_s + proxy.config.drain_s + AFTER_DRAIN_S)
         await proxy.drain(hurry=hurry)
         # Until the last answer has ended, commands are answered too.
         await control.stop()
         await proxy.ledger.aclose()
+        if beating is not None:
+            beating.cancel()
     return 0
+
+
+def _status(proxy: Proxy) -> str:
+    doing = "Draining" if proxy.relay.leaving else f"Serving {proxy.base_url}"
+    return f"{doing}, {len(proxy.relay.in_flight)} in flight"
 
 
 async def _open_door(control: Control, proxy: Proxy) -> None:
@@ -217,18 +232,21 @@ class Watch:
         return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-async def _follow(proxy: Proxy, watch: Watch | None, asked: asyncio.Event) -> None:
+async def _follow(proxy: Proxy, watch: Watch | None, asked: asyncio.Event, supervisor: Supervisor) -> None:
     """Reload on SIGHUP and when the file changes; a bad file keeps the config that runs."""
     while True:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(WATCH_S):
                 await asked.wait()
-        if watch is None:
-            if asked.is_set():
-                log.warning("reload_failed: there is no config file")
-        elif watch.changed() or asked.is_set():
-            await _reload(proxy, watch)
+        if not (watch is not None and watch.changed()) and not asked.is_set():
+            continue
         asked.clear()
+        supervisor.reloading()
+        if watch is None:
+            log.warning("reload_failed: there is no config file")
+        else:
+            await _reload(proxy, watch)
+        supervisor.ready(_status(proxy))
 
 
 async def _reload(proxy: Proxy, watch: Watch) -> None:

@@ -43,7 +43,10 @@ UNSENT_BYTES_MAX = 128 * 1024
 
 METERED: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/embeddings": "embeddings"}
 # What most requests are: served without aiohttp, where they are written in the usual way.
-PLAIN = (*(("POST", path) for path in METERED), ("GET", "/v1/models"), ("GET", "/healthz"))
+PLAIN = (
+    *(("POST", path) for path in METERED),
+    *(("GET", path) for path in ("/v1/models", "/healthz", "/readyz")),
+)
 # What a browser's script may read of an answer.
 EXPOSED = (
     "x-request-id, retry-after, x-should-retry, x-tokenhub-cost-usd, x-tokenhub-dropped, "
