@@ -12,6 +12,10 @@ from typing import Any
 import hypothesis
 import pytest
 
+# The helpers' asserts are rewritten like those of test files: they say what they compared, and hold under
+# `python -O` too, which drops a plain assert with the call inside it.
+pytest.register_assert_rewrite(*(f"tests.{path.stem}" for path in Path(__file__).parent.glob("[a-z]*")))
+
 from tests.upstream import FakeUpstream
 from tokenhub_proxy import config, pytest_plugin, server, wiring
 from tokenhub_proxy.exchange import Exchange

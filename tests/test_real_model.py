@@ -17,6 +17,7 @@ from tests.test_sdk_node import needs_node, run_node
 START = os.environ.get("TOKENHUB_REAL_MODEL", "")
 pytestmark = [
     pytest.mark.real_model,
+    pytest.mark.xdist_group("real_model"),
     pytest.mark.skipif(not START, reason="TOKENHUB_REAL_MODEL names no script that starts a real model"),
 ]
 HELLO = [{"role": "user", "content": "Привет!"}]

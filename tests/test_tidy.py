@@ -7,6 +7,7 @@ so that the list only ever gets shorter.
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from functools import cache
 from pathlib import Path
@@ -379,6 +380,14 @@ def test_an_assertion_only_looks() -> None:
                 if isinstance(inner, ast.Call | ast.Await | ast.NamedExpr | ast.Yield) and not looks:
                     breaches[f"{name}:{ast.unparse(node.test)}"] = f"line {node.lineno}: does something"
     judge("assertion", breaches)
+
+
+@pytest.mark.parametrize(
+    "helper", ["served", "upstream", "transports.contract", "ledger.shelf", "faults.scene"]
+)
+def test_the_asserts_of_the_tests_helpers_hold_without_assert_statements(helper: str) -> None:
+    """`python -O` drops them, with the calls inside; those that pytest has rewritten stay."""
+    assert "@pytest_ar" in vars(importlib.import_module(f"tests.{helper}"))
 
 
 # In two pieces, so that this file does not find itself.

@@ -19,6 +19,7 @@ from tokenhub_proxy.routes import Target, Upstream
 STARTER = os.environ.get("TOKENHUB_REAL_MODEL")
 pytestmark = [
     pytest.mark.real_model,
+    pytest.mark.xdist_group("real_model"),
     pytest.mark.skipif(
         STARTER is None,
         reason="TOKENHUB_REAL_MODEL is not set: the path of a script that starts a model",

@@ -78,6 +78,29 @@ def test_nothing():
     assert "1 passed" in run(tmp_path, test, code=0)
 
 
+def test_workers_of_xdist_have_gateways_of_their_own(tmp_path: Path) -> None:
+    test = """
+import json, os, pytest, urllib.request
+
+@pytest.mark.parametrize("number", range(8))
+def test_one(tokenhub, tokenhub_session, number, worker_id):
+    assert os.environ["OPENAI_BASE_URL"] == tokenhub.base_url != tokenhub_session.base_url
+    assert worker_id in ("gw0", "gw1")
+    for gateway in (tokenhub, tokenhub_session):
+        gateway.forget()
+        gateway.reply(f"{number} of {worker_id}")
+        asked = urllib.request.Request(
+            gateway.base_url + "/chat/completions",
+            json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hello"}]}).encode(),
+            {"Authorization": "Bearer " + gateway.api_key, "Content-Type": "application/json"},
+        )
+        answer = json.load(urllib.request.urlopen(asked))
+        assert answer["choices"][0]["message"]["content"] == f"{number} of {worker_id}"
+        assert len(gateway.requests) == 1
+"""
+    assert "8 passed" in run(tmp_path, test, "-p", "xdist", "-n", "2", code=0)
+
+
 @pytest.mark.parametrize("fixture", ["tokenhub", "tokenhub_session"])
 def test_the_environment_is_left_as_it_was(tmp_path: Path, fixture: str) -> None:
     test = f"""

@@ -20,6 +20,7 @@ from tokenhub_proxy.conformance import examine
 START = os.environ.get("TOKENHUB_REAL_MODEL", "")
 pytestmark = [
     pytest.mark.real_model,
+    pytest.mark.xdist_group("real_model"),
     pytest.mark.skipif(not START, reason="TOKENHUB_REAL_MODEL names no script that starts a real model"),
 ]
 KEY = "sk-th-testtesttesttesttest"
