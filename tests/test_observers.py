@@ -1,9 +1,8 @@
-"""Observers: one log line an exchange without a secret, and counters for Prometheus."""
+"""Observers: one log line an exchange, without a secret."""
 
 from __future__ import annotations
 
 import io
-import re
 from typing import Any
 
 import orjson
@@ -14,7 +13,7 @@ from tokenhub_proxy.errors import InvalidApiKey, UpstreamUnavailable
 from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.keys import Key
 from tokenhub_proxy.ledger import Ending, Hold
-from tokenhub_proxy.observers import Counters, JsonLog, TextLog, fields, log_to
+from tokenhub_proxy.observers import JsonLog, TextLog, fields, log_to
 from tokenhub_proxy.prices import Usage
 
 KEY = Key("key_1", "laptop", "main", b"secret-digest")
@@ -170,60 +169,3 @@ class Terminal(io.StringIO):
 )
 def test_the_form_of_the_log_is_as_configured(stream: io.StringIO, form: str, log: type) -> None:
     assert type(log_to(stream, form)) is log
-
-
-# --- metrics
-
-
-def test_the_counters_add_up() -> None:
-    counters = Counters()
-    counters(served())
-    counters(served())
-    counters(served(error=UpstreamUnavailable(kind="refused"), status=502, cost=0, usage=Usage()))
-    counters(served(gone="ttfb", status=0, cost=0, usage=Usage()))
-    assert counters.render(3).splitlines() == [
-        "# TYPE tokenhub_requests_total counter",
-        'tokenhub_requests_total{model="m",upstream="up",status="200",code=""} 2',
-        'tokenhub_requests_total{model="m",upstream="up",status="499",code="client_gone"} 1',
-        'tokenhub_requests_total{model="m",upstream="up",status="502",code="upstream_unavailable"} 1',
-        "# TYPE tokenhub_tokens_total counter",
-        'tokenhub_tokens_total{model="m",upstream="up",kind="input"} 30',
-        'tokenhub_tokens_total{model="m",upstream="up",kind="output"} 40',
-        "# TYPE tokenhub_spend_usd_total counter",
-        'tokenhub_spend_usd_total{model="m",upstream="up"} 0.000008',
-        "# TYPE tokenhub_in_flight gauge",
-        "tokenhub_in_flight 3",
-        "# TYPE tokenhub_unsettled gauge",
-        "tokenhub_unsettled 0",
-    ]
-
-
-def test_spend_is_exact_however_large() -> None:
-    counters = Counters()
-    hold = Hold("req_1", KEY, "m", 9 * 10**18, 1.0)
-    counters(served(hold=hold, cost=9 * 10**18 - 1))
-    counters(served(hold=hold, cost=2))
-    assert 'upstream="up"} 9000000000.000000001' in counters.render(0)
-
-
-def test_what_is_written_off_is_not_spend() -> None:
-    counters = Counters()
-    counters(served(cost=10**12))
-    assert 'upstream="up"} 0.000005\n' in counters.render(0)
-
-
-def test_a_client_s_invention_never_becomes_a_label() -> None:
-    counters = Counters()
-    for number in range(100):
-        body = orjson.dumps({"model": f"invented-{number}", "messages": [{"role": "user", "content": "x"}]})
-        counters(Exchange("r", "chat", 1.0, 0.0, call=parse(body, "chat"), status=404))
-    assert "invented" not in counters.render(0)
-    assert len(counters.requests) == 1
-
-
-def test_labels_are_escaped() -> None:
-    counters = Counters()
-    counters(served(upstream='a"b\\c\nd', cost=0, usage=Usage()))
-    found = re.search(r'upstream="(.*)",status', counters.render(0))
-    assert found is not None
-    assert found.group(1) == r"a\"b\\c\nd"

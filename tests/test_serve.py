@@ -17,7 +17,7 @@ from threading import Event, Thread
 import pytest
 
 from tests.served import COMMAND, Served, environment, run
-from tokenhub_proxy import control, wiring
+from tokenhub_proxy import control, ollama
 
 KEY = "sk-th-servedservedserved"
 CONFIG = f"""
@@ -249,23 +249,23 @@ class Ollama:
     ],
 )
 def test_an_ollama_is_found_and_anything_else_there_is_not_one(monkeypatch, answer, models) -> None:
-    ollama = Ollama(answer)
-    monkeypatch.setattr(wiring, "OLLAMA", ollama.listener.getsockname())
-    thread = Thread(target=ollama)
+    fake = Ollama(answer)
+    monkeypatch.setattr(ollama, "OLLAMA", fake.listener.getsockname())
+    thread = Thread(target=fake)
     thread.start()
     try:
-        assert list(wiring.ollama_models()) == models
+        assert list(ollama.ollama_models()) == models
     finally:
         thread.join()
-        ollama.listener.close()
-    assert ollama.request.startswith(b"GET /api/tags HTTP/1.0\r\n")
+        fake.listener.close()
+    assert fake.request.startswith(b"GET /api/tags HTTP/1.0\r\n")
 
 
 def test_without_an_ollama_there_are_no_models_of_it(monkeypatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
-    monkeypatch.setattr(wiring, "OLLAMA", address)
-    assert list(wiring.ollama_models()) == []
+    monkeypatch.setattr(ollama, "OLLAMA", address)
+    assert list(ollama.ollama_models()) == []
 
 
 def test_backups_under_load_are_whole_and_add_up(tmp_path, served) -> None:

@@ -411,7 +411,7 @@ async def test_metrics_count_requests_tokens_and_spend(proxy: Running) -> None:
     text = (await ask(proxy, "GET", "/metrics", key=None))[2].decode()
 
     assert 'tokenhub_requests_total{model="m",upstream="up",status="200",code=""} 1' in text
-    assert 'tokenhub_tokens_total{model="m",upstream="up",kind="output"} 2' in text
+    assert 'tokenhub_tokens_total{model="m",upstream="up",class="output"} 2' in text
     assert 'tokenhub_spend_usd_total{model="m",upstream="up"} 0.00006' in text
     assert "such" not in text
 

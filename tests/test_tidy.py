@@ -65,6 +65,7 @@ FLOORS: dict[str, int] = {
     # side by side: a part knows the contracts, never its neighbours
     "fallback": 2,
     "ledger.*": 2,
+    "metrics.*": 2,
     "observers": 2,
     "payments.desk": 2,
     "payments.sender": 2,
@@ -85,6 +86,7 @@ FLOORS: dict[str, int] = {
     "explain": 3,
     "front": 3,
     "heads": 3,
+    "instruments": 3,
     "leasing": 3,
     "mount": 3,
     "overload": 3,
@@ -107,6 +109,7 @@ FLOORS: dict[str, int] = {
     "cli_payments": 4,
     "cli_people": 4,
     "cli_prices": 4,
+    "ollama": 4,
     "pytest_plugin": 4,
     "serve": 4,
     "supervisor": 4,

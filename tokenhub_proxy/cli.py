@@ -309,7 +309,8 @@ def _results_here(
     from tokenhub_proxy.config.embedded import embedded
     from tokenhub_proxy.errors import ProxyError
     from tokenhub_proxy.ledger import LedgerRefused
-    from tokenhub_proxy.wiring import administer, ollama_models
+    from tokenhub_proxy.ollama import ollama_models
+    from tokenhub_proxy.wiring import administer
 
     if config is None:
         config = embedded(os.environ, ollama_models() if verb == "explain" else ())

@@ -134,3 +134,7 @@ class Health:
     def states(self, now_s: float) -> dict[tuple[str, str], float]:
         """Seconds that each open target stays so, by upstream and model: for metrics and pages."""
         return {place: breaker.wait_s(now_s) for place, breaker in self._breakers.items() if breaker.open}
+
+    def cooling(self, now_s: float) -> Counter[str]:
+        """How many credentials cool down, by upstream."""
+        return Counter(upstream for (upstream, _), until_s in self._cooling.items() if until_s > now_s)

@@ -6,9 +6,9 @@ import asyncio
 import importlib
 from typing import TYPE_CHECKING
 
-from tokenhub_proxy import observers
 from tokenhub_proxy.admin import Administration
 from tokenhub_proxy.config import Config
+from tokenhub_proxy.metrics.counters import Counters
 from tokenhub_proxy.relay import Relay
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Mount:
     """The dashboard, imported and made when somebody first asks for it: most processes never do."""
 
-    def __init__(self, config: Config, relay: Relay, counters: observers.Counters) -> None:
+    def __init__(self, config: Config, relay: Relay, counters: Counters) -> None:
         self.config = config
         self.relay = relay
         self.verbs: Administration | None = None  # known once the proxy listens

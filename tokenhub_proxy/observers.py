@@ -1,4 +1,4 @@
-"""What is told of finished exchanges: one log line each, and counters."""
+"""What is told of finished exchanges: one log line each, and what only the operator can mend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import orjson
 
 from tokenhub_proxy.errors import InsufficientQuota, ProxyError, UpstreamUnavailable
 from tokenhub_proxy.exchange import Exchange
-from tokenhub_proxy.prices import NANOS_MAX, format_usd
+from tokenhub_proxy.prices import NANOS_MAX
 
 log = logging.getLogger(__name__)
 
@@ -153,43 +153,6 @@ def log_to(
     return JsonLog(stream, soon)
 
 
-class Counters:
-    """How many exchanges ended how; the names of Prometheus, in a form that costs two additions."""
-
-    def __init__(self) -> None:
-        self.requests: Counter[tuple[str, str, int, str]] = Counter()
-        self.tokens: Counter[tuple[str, str, str]] = Counter()
-        self.spend_nanos: Counter[tuple[str, str]] = Counter()
-
-    def __call__(self, exchange: Exchange) -> None:
-        # Only configured models become labels: a client's invention must not grow the table.
-        model = exchange.hold.model if exchange.hold is not None else ""
-        code = exchange.error.code if exchange.error is not None else ""
-        code = "client_gone" if exchange.gone else code
-        self.requests[model, exchange.upstream, exchange.told_status, code] += 1
-        if exchange.cost or exchange.usage.total:
-            self.tokens[model, exchange.upstream, "input"] += exchange.usage.input_total
-            self.tokens[model, exchange.upstream, "output"] += exchange.usage.output
-            self.spend_nanos[model, exchange.upstream] += exchange.charge
-
-    def render(self, in_flight: int, unsettled: int = 0) -> str:
-        """The Prometheus text format."""
-        lines = ["# TYPE tokenhub_requests_total counter"]
-        for (model, upstream, status, code), count in sorted(self.requests.items()):
-            labels = _labels(model=model, upstream=upstream, status=str(status), code=code)
-            lines.append(f"tokenhub_requests_total{labels} {count}")
-        lines.append("# TYPE tokenhub_tokens_total counter")
-        for (model, upstream, kind), count in sorted(self.tokens.items()):
-            lines.append(f"tokenhub_tokens_total{_labels(model=model, upstream=upstream, kind=kind)} {count}")
-        lines.append("# TYPE tokenhub_spend_usd_total counter")
-        for (model, upstream), nanos in sorted(self.spend_nanos.items()):
-            labels = _labels(model=model, upstream=upstream)
-            lines.append(f"tokenhub_spend_usd_total{labels} {format_usd(nanos)}")
-        lines += ["# TYPE tokenhub_in_flight gauge", f"tokenhub_in_flight {in_flight}"]
-        lines += ["# TYPE tokenhub_unsettled gauge", f"tokenhub_unsettled {unsettled}", ""]
-        return "\n".join(lines)
-
-
 class QuotaRefusals:
     """How many calls of each lease its quota could not cover, by the key's id."""
 
@@ -200,12 +163,3 @@ class QuotaRefusals:
         key, error = exchange.key, exchange.error
         if key is not None and key.scope.parent is not None and isinstance(error, InsufficientQuota):
             self.by_key[key.id] += 1
-
-
-def _labels(**labels: str) -> str:
-    pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
-    return "{" + pairs + "}"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -19,12 +19,19 @@ LATE_S = 0.5
 class Pulse:
     """Compares, at every beat, both clocks with what they were at the last one."""
 
-    def __init__(self, clock: Callable[[], float], monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        late: Callable[[float], None] = lambda late_s: None,
+    ) -> None:
+        """`late` is told at every beat how many seconds late the loop is."""
         self._clock = clock
         self._monotonic = monotonic
         self._wall_s = clock()
         self._steady_s = monotonic()
         self._late = False
+        self._tell = late
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -39,6 +46,7 @@ class Pulse:
         self._wall_s, self._steady_s = wall_s, steady_s
         if abs(jump_s) >= JUMP_S:
             log.warning("clock_jump by_s=%+.1f", jump_s)
+        self._tell(max(0.0, passed_s - BEAT_S))
         late = passed_s - BEAT_S >= LATE_S
         if late and not self._late:  # once for a row of late beats
             log.warning("overload loop_lag_ms=%d", round((passed_s - BEAT_S) * 1000))

@@ -39,9 +39,10 @@ from tokenhub_proxy.config.embedded import embedded, replayed
 from tokenhub_proxy.control import Control
 from tokenhub_proxy.errors import ProxyError
 from tokenhub_proxy.ledger import LedgerRefused
+from tokenhub_proxy.ollama import ollama_models
 from tokenhub_proxy.supervisor import Supervisor
 from tokenhub_proxy.transports.tape import Tape
-from tokenhub_proxy.wiring import Proxy, ollama_models, start
+from tokenhub_proxy.wiring import Proxy, start
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,9 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
-
-import orjson
 
 from tokenhub_proxy import observers
 from tokenhub_proxy.admin import PAYMENT_VERBS, Administration, Verb
@@ -24,9 +22,11 @@ from tokenhub_proxy.config import Config
 from tokenhub_proxy.dialects import Dialect, Memory, dialect
 from tokenhub_proxy.errors import InvalidRequest, LedgerUnavailable, ShuttingDown
 from tokenhub_proxy.front import Front
+from tokenhub_proxy.instruments import Instruments
 from tokenhub_proxy.leasing import Leasing
 from tokenhub_proxy.ledger.sqlite import SqliteLedger, open_ledger
 from tokenhub_proxy.limits import Limits
+from tokenhub_proxy.metrics.counters import Counters
 from tokenhub_proxy.mount import Mount
 from tokenhub_proxy.pulse import Pulse
 from tokenhub_proxy.relay import Relay, Serving
@@ -41,10 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# An Ollama on this machine answers within milliseconds, or is not there.
-OLLAMA = ("127.0.0.1", 11434)
-OLLAMA_S = 0.3
-OLLAMA_BYTES_MAX = 4 * 2**20
 DAY_S = 86_400.0
 # How often old requests are looked for; a round without any costs one query.
 PURGE_S = 3600.0
@@ -123,6 +119,7 @@ class Proxy:
     _server: Front
     _listener: asyncio.Server
     _pages: Mount
+    _instruments: Instruments
     _keeping: tuple[asyncio.Task[None], ...] = ()
     office: Office | None = None  # where payments are taken, if they are
 
@@ -135,7 +132,7 @@ class Proxy:
         """Begin to forget requests that are too old by the config, to end leases, and to watch the clocks."""
         self._pages.open(self.administration, self.base_url)
         self.open_office()
-        pulse = Pulse(self.relay.clock, self.relay.monotonic)
+        pulse = Pulse(self.relay.clock, self.relay.monotonic, self._instruments.late)
         loop = asyncio.get_running_loop()
         self._keeping = tuple(
             loop.create_task(work) for work in (self._forget(), self._end_leases(), pulse.run())
@@ -267,24 +264,23 @@ async def start(
         await ledger.declare(config.keys, config.accounts)
         hop = f"tokenhub-proxy-{os.urandom(8).hex()}"  # of this run, and of nothing else
         carriers = Transports(scripted(demo_pause_s), hop) if transports is None else transports(hop)
-        counters, refusals = observers.Counters(), observers.QuotaRefusals()
-        soon = asyncio.get_running_loop().call_soon
-        line = None if log is None else observers.log_to(log, config.log_format, soon)
+        counters, refusals = Counters(), observers.QuotaRefusals()
         relay = make_relay(
             config,
             ledger,
             transport=carriers,
-            told=[counters, refusals, observers.trouble, *([line] if line is not None else []), *told],
+            told=[counters, refusals, observers.trouble, *_access_log(config, log), *told],
             clock=clock,
             hop=hop,
         )
+        instruments = Instruments(relay, ledger, counters, clock())
         pages = Mount(config, relay, counters)
         application = Application(
             relay,
             cors_origins=config.cors_origins,
             request_id=lambda: request_id(clock()),
-            render_metrics=lambda: counters.render(len(relay.in_flight), ledger.unsettled),
-            started_at=clock(),
+            render_metrics=instruments.render,
+            started_at=instruments.started_at,
             mounted=pages.handle,
         )
         server, listener = await listen(application, config.listen_host, config.listen_port, inherited)
@@ -303,9 +299,17 @@ async def start(
         _server=server,
         _listener=listener,
         _pages=pages,
+        _instruments=instruments,
     )
     proxy.keep()
     return proxy
+
+
+def _access_log(config: Config, stream: TextIO | None) -> Iterator[observers.Observer]:
+    soon = asyncio.get_running_loop().call_soon
+    line = None if stream is None else observers.log_to(stream, config.log_format, soon)
+    if line is not None:
+        yield line
 
 
 def _base_url(listener: asyncio.Server, host: str | None) -> str:
@@ -378,20 +382,3 @@ def _office_for_a_moment(config: Config, ledger: SqliteLedger) -> Office | None:
     from tokenhub_proxy.payments.office import Office
 
     return Office(ledger, config.payments, clock=time.time, randomness=os.urandom)
-
-
-def ollama_models() -> Sequence[str]:
-    """The models of an Ollama on this machine; none where it does not answer at once."""
-    request = b"GET /api/tags HTTP/1.0\r\nHost: localhost\r\n\r\n"
-    deadline, answer = time.monotonic() + OLLAMA_S, b""
-    try:
-        with socket.create_connection(OLLAMA, timeout=OLLAMA_S) as connection:
-            connection.sendall(request)
-            while (data := connection.recv(2**16)) and len(answer) < OLLAMA_BYTES_MAX:
-                answer += data
-                connection.settimeout(max(deadline - time.monotonic(), 0.001))
-        # An answer to HTTP/1.0 has no chunks and ends with the connection.
-        found = orjson.loads(answer.partition(b"\r\n\r\n")[2])
-        return [str(model["name"]) for model in found["models"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return ()

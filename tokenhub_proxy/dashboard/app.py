@@ -39,7 +39,7 @@ from tokenhub_proxy.dashboard.hub import Hub
 from tokenhub_proxy.dashboard.passwords import Passwords
 from tokenhub_proxy.dashboard.rendering import HEADERS, HTTPS_ONLY, Pages
 from tokenhub_proxy.errors import MethodNotAllowed, NotFound, ProxyError, shown
-from tokenhub_proxy.observers import Counters
+from tokenhub_proxy.metrics.counters import Counters
 from tokenhub_proxy.relay import Relay
 
 Who = Literal["anybody", "person", "operator"]

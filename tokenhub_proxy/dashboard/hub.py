@@ -15,7 +15,7 @@ from tokenhub_proxy.errors import NotFound, shown
 from tokenhub_proxy.keys import Key
 from tokenhub_proxy.ledger import Account
 from tokenhub_proxy.ledger.sqlite import SqliteLedger
-from tokenhub_proxy.observers import Counters
+from tokenhub_proxy.metrics.counters import Counters
 from tokenhub_proxy.relay import Relay
 
 

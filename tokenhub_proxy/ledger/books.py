@@ -91,6 +91,10 @@ class Books:
     def open_holds(self) -> Sequence[Hold]:
         return [placed.hold for placed in self._open.values()]
 
+    def standing(self) -> tuple[int, int]:
+        """How many holds are open, and the nanodollars that they hold."""
+        return len(self._open), sum(placed.hold.amount for placed in self._open.values())
+
     @property
     def open_from(self) -> int:
         """Every hold with a smaller id has ended."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tokenhub_proxy.errors import LedgerUnavailable
 from tokenhub_proxy.ledger import ENDING_WAIT_S, Ending
@@ -57,6 +57,7 @@ class Committer:
         self.broken = False
         self.failure: str | None = None
         self.steps = 0
+        self.told: Callable[[float, int], None] | None = None
 
     def push(self, change: Change) -> None:
         """Take a step of the books; its `waiter` is resolved when it is durable or refused."""
@@ -122,6 +123,8 @@ class Committer:
             self._drained.set_result(None)
 
     def _committed(self, batch: Batch) -> None:
+        if self.told is not None:
+            self.told(self._loop.time() - batch.started_at, len(batch.changes))
         if self.failure is not None and not self.broken:
             log.warning("ledger_writable after=%s", self.failure)
             self.failure = None

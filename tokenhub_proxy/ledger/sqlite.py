@@ -157,10 +157,12 @@ class SqliteLedger:
     def remembered(self, key_id: str, idempotency_key: str) -> Remembered | None:
         return self._books.remembered(key_id, idempotency_key)
 
-    @property
-    def unsettled(self) -> int:
-        """How many calls have ended whose ending is not durable yet."""
-        return self._committer.unsettled
+    def standing(self) -> tuple[int, int, int]:
+        """Open holds, their nanodollars, and how many calls have ended whose ending is not durable yet."""
+        return (*self._books.standing(), self._committer.unsettled)
+
+    def watch_commits(self, told: Callable[[float, int], None]) -> None:
+        self._committer.told = told  # of each commit: the seconds it took, and how many changes it had
 
     @property
     def unavailable(self) -> str | None:
