@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -16,9 +19,13 @@ import pytest
 
 from tests.browsing import visitor
 from tests.conftest import Running, Serve
-from tests.upstream import Asked, FakeUpstream, Says, json_says
+from tests.upstream import Asked, FakeUpstream, Says, chunk, json_says, stream_says
+from tokenhub_proxy.dashboard.asked import Asked as Request
 from tokenhub_proxy.dashboard.playground import Alone
 from tokenhub_proxy.dashboard.words import LANGUAGES
+from tokenhub_proxy.errors import UpstreamUnavailable
+from tokenhub_proxy.keys import Scope
+from tokenhub_proxy.users import COMMAND_LINE
 
 playwright = pytest.importorskip("playwright.async_api", reason="pip install playwright")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -32,6 +39,7 @@ CONFIG = """
 upstreams:
   openai: {{dialect: openai, base_url: "{url}", api_key: sk-upstream-secret-0123456789}}
   anthropic: {{dialect: openai, base_url: "{url}", api_key: sk-ant-secret-0123456789abcd}}
+  direct: {{dialect: openai, api_key: sk-never-asked-0123456789abcd}}
   demo: {{dialect: demo}}
 models:
   gpt-4.1:
@@ -49,6 +57,7 @@ models:
     targets: [{{upstream: openai}}]
     price: {{input: 0.40, output: 1.60}}
     max_output_tokens: 32768
+  gpt-4o: {{targets: [{{upstream: direct}}], price: {{input: 3.00, output: 12.50}}}}
   text-embedding-3-small: {{targets: [{{upstream: openai}}], price: {{input: 0.02}}}}
   demo: {{targets: [{{upstream: demo}}], price: free}}
 accounts:
@@ -109,7 +118,7 @@ def answers(asked: Asked) -> Says:
 
 
 @pytest.fixture
-async def studio(serve: Serve, upstream: FakeUpstream) -> Running:
+async def studio(serve: Serve, upstream: FakeUpstream) -> AsyncIterator[Running]:
     """A proxy with a month behind it: an account with an owner, four keys, and calls on every day."""
     clock = Clock()
     clock.ago_s = DAYS * 86400.0
@@ -135,24 +144,39 @@ async def studio(serve: Serve, upstream: FakeUpstream) -> Running:
             model = ("claude-sonnet-4-5", "gpt-4.1", "gpt-4.1-mini")[(day * 3 + number) % 3]
             await call(running, secrets[name], model, "word " * (3 + (day * 5 + number * 11) % 23))
             running.proxy.relay.health._breakers.clear()
+    for ago_s in range(290, 0, -10):
+        clock.ago_s = float(ago_s)
+        model = ("claude-sonnet-4-5", "gpt-4.1", "gpt-4.1-mini")[ago_s // 10 % 3]
+        await call(
+            running, secrets["web-app"], model, "word " * (17 if ago_s in (90, 210) else 1 + ago_s // 10 % 4)
+        )
     clock.ago_s = 0.0
     await verbs["keys revoke"]({"name": "old-prototype"})
     await verbs["accounts debit"]({"name": "studio", "amount": "3.50", "note": "Test run charged by hand"})
     perform = running.proxy.administration.perform
-    from tokenhub_proxy.users import COMMAND_LINE
-
     await perform("keys update", {"name": "laptop", "quota": "25.00/week"}, COMMAND_LINE)
     await perform("accounts credit", {"name": "studio", "amount": "40", "note": "Refund"}, COMMAND_LINE)
-    running.secrets = secrets  # type: ignore[attr-defined]
-    return running
+    await perform("tokens create", {"name": "deploy-script"}, COMMAND_LINE)
+    for person in running.ledger.people.everybody():
+        await running.ledger.people.put_person(replace(person, password="they chose one"))
+    await perform("users invite", {"name": "tim@example.com", "account": "studio"}, COMMAND_LINE)
+    # One stream goes on for as long as somebody looks, and one upstream is left alone.
+    upstream.says = lambda asked: stream_says([chunk("and then ")] * 999, pause_s=5.0)
+    flying = asyncio.create_task(call(running, secrets["web-app"], "gpt-4.1", "A story", stream=True))
+    target = running.proxy.relay.serving.routes.find("claude-sonnet-4-5", Scope()).targets[0]
+    asked_to_wait = UpstreamUnavailable(kind="status", retry_after_s=900.0)
+    running.proxy.relay.health.failed(target, None, asked_to_wait, running.proxy.relay.monotonic())
+    yield running
+    flying.cancel()
+    with suppress(asyncio.CancelledError):
+        await flying
 
 
-async def call(running: Running, secret: str, model: str, prompt: str) -> None:
+async def call(running: Running, secret: str, model: str, prompt: str, **options: Any) -> None:
     """A call without a socket."""
-    from tokenhub_proxy.dashboard.asked import Asked as Request
-
     asked = Request("POST", "", {}, {}, {}, {}, b"", "127.0.0.1", False, "")
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": prompt}]}).encode()
+    messages = [{"role": "user", "content": prompt}]
+    body = json.dumps({"model": model, "messages": messages, **options}).encode()
     await running.proxy.relay.handle(Alone(secret, body, asked), "chat")
 
 
@@ -229,47 +253,68 @@ async def serious(page: Any) -> list[str]:
     ]
 
 
-# Two dresses that differ in everything say most; the rest is for a long run.
+# Languages, themes, and the width of the window.
 DRESSES = [
-    pytest.param(
-        language,
-        theme,
-        size,
-        marks=()
-        if (language, theme, size) in (("en", "light", "wide"), ("ru", "dark", "narrow"))
-        else pytest.mark.long,
-    )
+    (language, theme, size)
     for language in LANGUAGES
     for theme in ("light", "dark")
     for size in ("wide", "narrow")
 ]
 
 
-@pytest.mark.parametrize(("language", "theme", "size"), DRESSES)
-async def test_every_page_is_well_in_every_dress(
-    studio: Running, browser: Any, language: str, theme: str, size: str
-) -> None:
+def dresses_in_turn(place: int) -> set[tuple[str, str, str]]:
+    """Two dresses that differ in everything: over four pages each of the eight has its turn."""
+    half = len(DRESSES) // 2
+    return {DRESSES[place % half], DRESSES[2 * half - 1 - place % half]}
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.long)], ids=["turns", "every"])
+async def test_every_page_is_well_in_every_dress(studio: Running, browser: Any, every: bool) -> None:
+    """By turns each page in two dresses, one of each language; all eight where somebody looks at them."""
     complaints = Complaints()
     owner, operator = await visitor(studio, "maria", "studio"), await visitor(studio, "root")
     receipts = await studio.ledger.requests("studio")
-    paths = {**PAGES, "request": f"/dashboard/requests/{receipts[0].request_id}"}
-    options = {
-        "viewport": WIDE if size == "wide" else NARROW,
-        "color_scheme": theme,
-        "locale": "ru-RU" if language == "ru" else "en-GB",
-        "timezone_id": "UTC",
-    }
-    for secret, group in ((owner.secret, paths), (operator.secret, OPERATORS_PAGES), (None, DOORS)):
-        page = await opened(browser, complaints, secret, studio.url, **options)
-        for name, path in group.items():
-            await page.goto(studio.url + path, wait_until="load")
-            await look(page, f"{name}-{language}-{theme}-{size}")
-            complaints += [f"{name}: {line}" for line in await serious(page)]
-            wide = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
-            if wide > 0:
-                complaints.append(f"{name}: {wide} px wider than the screen")
-        await page.context.close()
+    paths = {**PAGES, "request": f"/dashboard/requests/{receipts[-1].request_id}"}
+    pages = [
+        (secret, name, path)
+        for secret, group in ((owner.secret, paths), (operator.secret, OPERATORS_PAGES), (None, DOORS))
+        for name, path in group.items()
+    ]
 
+    async def in_a_dress(dress: tuple[str, str, str], secret: str | None) -> int:
+        language, theme, size = dress
+        page = await opened(
+            browser,
+            complaints,
+            secret,
+            studio.url,
+            viewport=WIDE if size == "wide" else NARROW,
+            color_scheme=theme,
+            locale="ru-RU" if language == "ru" else "en-GB",
+            timezone_id="UTC",
+        )
+        seen = 0
+        for place, (whose, name, path) in enumerate(pages):
+            if whose == secret and (every or SHOTS or dress in dresses_in_turn(place)):
+                await page.goto(studio.url + path, wait_until="load")
+                await look(page, f"{name}-{language}-{theme}-{size}")
+                complaints.extend(f"{name} {dress}: {line}" for line in await serious(page))
+                wide = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
+                if wide > 0:
+                    complaints.append(f"{name} {dress}: {wide} px wider than the screen")
+                seen += 1
+        await page.context.close()
+        return seen
+
+    seen = [
+        count
+        for dress in DRESSES
+        # Those of one dress side by side: a browser has a process for each.
+        for count in await asyncio.gather(
+            *(in_a_dress(dress, secret) for secret in (owner.secret, operator.secret, None))
+        )
+    ]
+    assert sum(seen) == len(pages) * (len(DRESSES) if every or SHOTS else 2)
     assert not complaints, "\n".join(complaints)
 
 

@@ -45,9 +45,43 @@ for (const search of document.querySelectorAll("[data-filters]")) {
   });
 }
 
+// What a bar says, beside it and at once; without this file browsers show its title after a while.
+for (const plot of document.querySelectorAll(".plot")) {
+  const tip = document.createElement("div");
+  tip.className = "tip";
+  tip.hidden = true;
+  tip.setAttribute("aria-hidden", "true");
+  plot.append(tip);
+  for (const bar of plot.querySelectorAll(".bar")) {
+    const title = bar.querySelector("title");
+    const [total, ...parts] = title.textContent.split("\n");
+    title.remove();
+    const show = () => {
+      const head = document.createElement("b");
+      head.textContent = total;
+      tip.replaceChildren(head, parts.join("\n"));
+      tip.hidden = false;
+      const place = bar.getBoundingClientRect();
+      const frame = plot.getBoundingClientRect();
+      const right = place.right - frame.left + 8;
+      const left = place.left - frame.left - tip.offsetWidth - 8;
+      tip.style.left = Math.max(0, right + tip.offsetWidth > frame.width ? left : right) + "px";
+    };
+    bar.addEventListener("pointerenter", show);
+    bar.addEventListener("pointerleave", () => { tip.hidden = true; });
+  }
+}
+
 // Filters apply as soon as something is chosen.
 for (const form of document.querySelectorAll("form.filters")) {
-  form.addEventListener("change", () => form.requestSubmit());
+  // Who goes through the choices with the arrow keys wants the one they stop at.
+  let pressed = 0;
+  let waiting = 0;
+  form.addEventListener("keydown", () => { pressed = Date.now(); });
+  form.addEventListener("change", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => form.requestSubmit(), Date.now() - pressed < 300 ? 800 : 0);
+  });
 }
 
 const problem = document.querySelector(".notice[role=alert][tabindex]");
