@@ -61,7 +61,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "tokenhub_upstream_attempts_total": Family(
         "counter",
-        "What came of asking an upstream: its HTTP status, or a fault's name.",
+        "What came of asking an upstream: its HTTP status, or a fault's name (breaker: it was not asked).",
         ("upstream", "outcome"),
     ),
     "tokenhub_breaker_open": Family(
