@@ -28,6 +28,7 @@ upstreams: {{demo: {{dialect: demo}}}}
 models:
   demo: {{targets: [{{upstream: demo}}], price: free}}
 keys: [{{name: laptop, key: {KEY}}}]
+payments: {{operator: {{instructions: at the counter}}}}
 """
 
 

@@ -68,6 +68,7 @@ FLOORS: dict[str, int] = {
     "metrics.*": 2,
     "observers": 2,
     "payments.desk": 2,
+    "payments.refund_watch": 2,
     "payments.sender": 2,
     "payments.watch": 2,
     "payments.webhooks": 2,

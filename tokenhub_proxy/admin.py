@@ -101,12 +101,15 @@ class Administration:
             raise NotFound(f"The running server knows no {shown(verb)}.")
         if verb not in CHANGING:
             return await handler(arguments)
-        about = (arguments.get(each) for each in ("name", "order", "account", "path"))
+        about = (arguments.get(each) for each in ("name", "order", "id", "account", "path"))
         name = str(next((each for each in about if each), ""))
+        if verb.startswith("payments ") and actor.door != "command line":
+            # Whose decision it was is kept with the order too.
+            arguments = {**arguments, "actor": actor.name}
         before = self._state(verb, name)
         result = await handler(arguments)
         details = differences(before, self._state(verb, name))
-        for given in ("amount", "note", "overlap", "account"):
+        for given in ("amount", "count", "note", "overlap", "account", "payment", "outside"):
             if arguments.get(given) is not None:
                 details.setdefault(given, arguments[given])
         await self.ledger.people.note(

@@ -36,6 +36,7 @@ def add_to(commands: Any, verb: Callable[[Any, str, str, str], argparse.Argument
     orders = verb(group, "payments", "orders", "show the newest orders")
     orders.add_argument("--account", metavar="A", help="of this account alone")
     orders.add_argument("--state", metavar="S", help="such as pending or needs_review")
+    orders.add_argument("--provider", metavar="P", help="such as yookassa")
     orders.add_argument("--before", metavar="ID", help="the page that follows this order")
     create = verb(group, "payments", "create", "make an order and show where to pay it")
     create.add_argument("account", metavar="ACCOUNT")

@@ -30,6 +30,8 @@ class Call:
     path: str
     verb: str
     takes: tuple[str, ...] = ()
+    # Which argument stands in the path.
+    names: str = "name"
 
 
 _SCOPE = (
@@ -54,6 +56,25 @@ CALLS: tuple[Call, ...] = (
     Call("POST", "/api/users/{}/block", "users block"),
     Call("POST", "/api/users/{}/unblock", "users unblock"),
     Call("GET", "/api/usage", "usage", ("by", "since")),
+    Call("GET", "/api/payments/methods", "payments methods"),
+    Call("GET", "/api/payments/quote", "payments quote", ("amount", "provider")),
+    Call("GET", "/api/payments/webhooks", "payments webhooks"),
+    Call("POST", "/api/payments/webhooks/{}/replay", "payments replay", names="id"),
+    Call("GET", "/api/payments/codes", "payments codes list"),
+    Call("POST", "/api/payments/codes", "payments codes create", ("amount", "count", "expires", "note")),
+    Call("GET", "/api/orders", "payments orders", ("account", "state", "provider", "before")),
+    Call(
+        "POST",
+        "/api/orders",
+        "payments create",
+        ("account", "amount", "provider", "method", "customer", "agreed"),
+    ),
+    Call("GET", "/api/orders/{}", "payments show", names="id"),
+    Call("POST", "/api/orders/{}/look", "payments look", names="id"),
+    Call("POST", "/api/orders/{}/complete", "payments complete", ("note", "payment"), "id"),
+    Call("POST", "/api/orders/{}/cancel", "payments cancel", ("note",), "id"),
+    Call("POST", "/api/orders/{}/refund", "payments refund", ("amount", "outside", "note"), "id"),
+    Call("POST", "/api/accounts/{}/redeem", "payments redeem", ("code",), "account"),
     Call("GET", "/api/audit", "audit", ("before",)),
     Call("POST", "/api/ledger/verify", "ledger verify"),
     Call("POST", "/api/explain", "explain", ("key", "model", "ip", "body")),
@@ -78,7 +99,7 @@ class Api:
         call, name = self._find(asked)
         arguments = self._arguments(asked, call)
         if name is not None:
-            arguments["name"] = name
+            arguments[call.names] = name
         result = await self._hub.verbs.perform(call.verb, arguments, actor)
         return Answer(orjson.dumps(result), content_type="application/json")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenhub_proxy.ledger.order_rows import order_of
@@ -24,11 +24,11 @@ async def order(reader: Reader, condition: str, *values: Any) -> Order | None:
 
 
 async def orders(
-    reader: Reader, account: str | None, state: str | None, before: tuple[float, str] | None, limit: int
+    reader: Reader, wanted: Mapping[str, str | None], before: tuple[float, str] | None, limit: int
 ) -> Sequence[Order]:
-    """A page of orders, the newest first."""
+    """A page of orders, the newest first; `wanted` has columns with what they must be, None for anything."""
     conditions, values = ["1"], list[Any]()
-    for name, value in (("account", account), ("state", state)):
+    for name, value in wanted.items():
         if value is not None:
             conditions.append(f"{name} = ?")
             values.append(value)

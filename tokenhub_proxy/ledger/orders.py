@@ -267,6 +267,7 @@ class OrderBook(Protocol):
         state: str | None = None,
         before: tuple[float, str] | None = None,
         limit: int = 100,
+        provider: str | None = None,
     ) -> Awaitable[Sequence[Order]]:
         """The newest first; the next page is `before` the last one's time and id."""
         ...

@@ -267,10 +267,12 @@ class SqliteLedger:
         state: str | None = None,
         before: tuple[float, str] | None = None,
         limit: int = reports.REQUESTS_MAX,
+        provider: str | None = None,
     ) -> Sequence[Order]:
         from tokenhub_proxy.ledger import order_reports
 
-        return await order_reports.orders(self._reader, account, state, before, limit)
+        wanted = {"account": account, "state": state, "provider": provider}
+        return await order_reports.orders(self._reader, wanted, before, limit)
 
     async def open_orders(self) -> Sequence[Order]:
         from tokenhub_proxy.ledger import order_reports

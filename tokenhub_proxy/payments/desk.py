@@ -27,7 +27,7 @@ from tokenhub_proxy.ledger.orders import (
     Spread,
 )
 from tokenhub_proxy.payments import Ask, Payment, Provider, Refused, Send, Unavailable, codes, tron
-from tokenhub_proxy.payments.amounts import Quote, quote
+from tokenhub_proxy.payments.amounts import Quote, format_minor, quote
 from tokenhub_proxy.payments.rates import parse_daily, with_markup
 from tokenhub_proxy.payments.settings import Settings
 from tokenhub_proxy.prices import format_usd
@@ -86,6 +86,8 @@ class Desk:
         self._rate: tuple[int, float] | None = None
         # Told when an order begins to wait, so that the watch looks after it.
         self.on_open: Callable[[], None] = lambda: None
+        # Told which order somebody waits for right now, so that the watch does not keep them waiting.
+        self.on_wait: Callable[[str], None] = lambda id: None
 
     # --- what a top-up costs
 
@@ -131,9 +133,19 @@ class Desk:
     # --- making an order
 
     async def create(
-        self, account: str, nanos: int, provider: str, method: str | None = None, customer: str = ""
+        self,
+        account: str,
+        nanos: int,
+        provider: str,
+        method: str | None = None,
+        customer: str = "",
+        agreed: str | None = None,
     ) -> Order:
-        """An order, in the books before its provider hears of it; without a page where that can't be had."""
+        """An order, in the books before its provider hears of it; without a page where that can't be had.
+
+        `agreed` is the price that was told before, such as "828.00 RUB": where it is another one now,
+        nobody is made to pay it.
+        """
         found = self.provider(provider)
         able = found.capabilities
         method = method or able.methods[0]
@@ -144,6 +156,8 @@ class Desk:
         if able.needs_customer and ("@" not in customer or len(customer) > CUSTOMER_LENGTH_MAX):
             raise InvalidRequest("An e-mail address for the receipt is needed.", param="customer")
         price, now = await self.quote(provider, nanos), self.clock()
+        if agreed is not None and agreed != f"{format_minor(price.amount, price.currency)} {price.currency}":
+            raise InvalidRequest("The price has changed meanwhile. Look at the new one.", param="agreed")
         order = Order(
             id=f"ord_{int(now * 1000):012x}{self._randomness(8).hex()}", account=account, provider=provider,
             method=method, amount=price.amount, currency=price.currency, nanos=nanos, created_at=now,

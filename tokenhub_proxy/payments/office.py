@@ -7,6 +7,7 @@ from collections.abc import Callable
 from tokenhub_proxy.ledger.sqlite import SqliteLedger
 from tokenhub_proxy.payments import Send
 from tokenhub_proxy.payments.desk import Desk
+from tokenhub_proxy.payments.refund_watch import RefundWatch
 from tokenhub_proxy.payments.sender import Sender
 from tokenhub_proxy.payments.settings import Settings
 from tokenhub_proxy.payments.verbs import PaymentVerbs
@@ -18,7 +19,7 @@ NOTHING = Settings({})
 
 
 class Office:
-    """The desk, its watch, its door for webhooks and its verbs."""
+    """The desk, its watches, its door for webhooks and its verbs."""
 
     def __init__(
         self,
@@ -33,15 +34,18 @@ class Office:
         self._sender = Sender()
         self.desk = Desk(ledger, settings, send or self._sender, clock=clock, randomness=randomness)
         self.watch = Watch(self.desk, first_s=first_s)
+        self.refund_watch = RefundWatch(self.desk)
         self.webhooks = Webhooks(self.desk)
         self.verbs = PaymentVerbs(ledger, self.desk, self.webhooks)
 
     def start(self) -> None:
-        """Look after open orders from now on."""
+        """Look after open orders, and after refunds of paid ones, from now on."""
         self.watch.start()
+        self.refund_watch.start()
 
     async def aclose(self) -> None:
         """Stop looking after orders, and let go of the providers."""
         await self.watch.stop()
+        await self.refund_watch.stop()
         await self.desk.aclose()
         await self._sender.aclose()

@@ -75,11 +75,12 @@ class PaymentVerbs:
     # --- orders
 
     async def create(self, arguments: Arguments) -> Any:
+        """An order; with `agreed` only at this very price, such as "828.00 RUB"."""
         account = self._account(arguments)
         nanos = usd(arguments.get("amount"), "amount")
         order = await self._desk.create(
             account, nanos, str(arguments.get("provider")), arguments.get("method"),
-            str(arguments.get("customer") or ""),
+            str(arguments.get("customer") or ""), agreed=arguments.get("agreed"),
         )  # fmt: skip
         return order_object(order)
 
@@ -93,11 +94,16 @@ class PaymentVerbs:
             if last is None:
                 raise NotFound(f"There is no order {shown(str(arguments['before']))}.")
             before = (last.created_at, last.id)
-        found = await self._desk.book.orders(arguments.get("account"), state, before)
+        found = await self._desk.book.orders(
+            arguments.get("account"), state, before, provider=arguments.get("provider")
+        )
         return [order_object(order) for order in found]
 
     async def show(self, arguments: Arguments) -> Any:
+        """An order and its steps; where somebody is `waiting` for it, its provider is asked soon."""
         order = await self._order(arguments)
+        if arguments.get("waiting") and order.is_open:
+            self._desk.on_wait(order.id)
         events = await self._desk.book.order_events(order.id)
         return order_object(order) | {"events": [event_object(event, order) for event in events]}
 

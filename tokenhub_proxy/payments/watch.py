@@ -17,6 +17,8 @@ log = logging.getLogger("tokenhub_proxy.payments")
 # A young order is asked about soon, an old one rarely: a quarter of its age, within these.
 FIRST_S = 15.0
 LONGEST_S = 600.0
+# A page that waits for an order makes it be asked about so often at most.
+WAITED_S = 5.0
 # The books are read again at least so often while nothing is due.
 ROUND_S = 60.0
 # Transfers that are no open order's are looked at once; so many are remembered.
@@ -34,11 +36,19 @@ class Watch:
         self._strange: dict[str, None] = {}  # in the order of their coming
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._waited_for: set[str] = set()
         desk.on_open = self._wake.set
+        desk.on_wait = self.soon
 
     def start(self) -> None:
         """Begin; orders that an earlier run left open are asked about at once."""
         self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def soon(self, id: str) -> None:
+        """Somebody waits for this order: it is asked about at once, unless it just was."""
+        if self._desk.clock() - self._asked_at.get(id, 0.0) >= WAITED_S:
+            self._waited_for.add(id)
+            self._wake.set()
 
     async def stop(self) -> None:
         """End; a step that is on its way to the books is not taken back."""
@@ -66,6 +76,7 @@ class Watch:
         """Ask about what is due; gives how long nothing will be."""
         now = self._desk.clock()
         orders = await self._desk.book.open_orders()
+        self._waited_for &= {order.id for order in orders}
         self._asked_at = {
             order.id: self._asked_at[order.id] for order in orders if order.id in self._asked_at
         }
@@ -79,6 +90,8 @@ class Watch:
         return max(min([ROUND_S, *waits]), self._first_s / 15)
 
     def _due_at(self, order: Order) -> float:
+        if order.id in self._waited_for:
+            return 0.0
         asked_at = self._asked_at.get(order.id)
         if asked_at is None:
             return order.updated_at + self._first_s
@@ -89,6 +102,7 @@ class Watch:
         provider = self._desk.settings.providers.get(name)
         for order in orders:
             self._asked_at[order.id] = now
+            self._waited_for.discard(order.id)
         if provider is None:
             return
         many = [order for order in orders if order.state == "pending" and order.refunding <= order.refunded]
