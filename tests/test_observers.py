@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 import pytest
 
+from tests.served import ROOT
+from tokenhub_proxy import readable
 from tokenhub_proxy.calls import parse
 from tokenhub_proxy.errors import InvalidApiKey, UpstreamUnavailable
 from tokenhub_proxy.exchange import Exchange
@@ -122,13 +127,111 @@ def test_no_prompt_and_no_digest_is_in_a_line(log: Any) -> None:
     assert CANARY not in repr(fields(served()))
 
 
-def test_the_line_for_people() -> None:
+LINES = """\
+00:16:42 200  laptop    m → up                 2.50s  250ms       15+20    $0.000004  req_1
+00:18:45 200  laptop    m → up                 2m05s  12.3s 12.3k+4.56M   ~$0.000004  req_1
+00:16:42 502  laptop    m → up                 2.50s  250ms                        -  upstream_unavailable (reset_read)  req_1
+00:16:42 499  laptop    m → up                 2.50s  250ms       15+20    $0.000004  client_gone (stream)  req_1
+00:00:01 401  -         chat                    10ms                               -  invalid_api_key (unknown)  req_2
+"""  # noqa: E501
+
+
+@pytest.fixture
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def shown_to_people(*exchanges: Exchange, coloured: bool = False) -> str:
     stream = io.StringIO()
-    TextLog(stream)(served())
-    assert stream.getvalue() == "200 laptop m → up 2500 ms, 15+20 tokens, usage req_1\n"
-    stream = io.StringIO()
-    TextLog(stream)(Exchange("req_2", "chat", 1.0, 0.0, error=InvalidApiKey("unknown"), ended_s=0.01))
-    assert stream.getvalue() == "401 - chat → - 10 ms, 0+0 tokens, none invalid_api_key (unknown) req_2\n"
+    log = TextLog(stream, coloured=coloured)
+    for exchange in exchanges:
+        log(exchange)
+    return stream.getvalue()
+
+
+@pytest.mark.usefixtures("utc")
+def test_the_lines_for_people_line_up() -> None:
+    released = Hold("req_1", KEY, "m", 5000, 1000.0, id=1, ending=Ending("released", 1002.0))
+    estimated = Usage(input=12_345, output=4_560_000)
+    assert (
+        shown_to_people(
+            served(),
+            served(usage=estimated, first_byte_s=62.3, ended_s=175.0),
+            served(
+                error=UpstreamUnavailable(kind="reset_read"), status=502, cost=0, usage=Usage(), hold=released
+            ),
+            served(gone="stream"),
+            Exchange("req_2", "chat", 1.0, 0.0, error=InvalidApiKey("unknown"), ended_s=0.01),
+        )
+        == LINES
+    )
+
+
+@pytest.mark.usefixtures("utc")
+def test_a_column_grows_up_to_its_bound_and_then_ends_in_an_ellipsis() -> None:
+    long, longer = (Key("key_1", "k" * width, "main", b"") for width in (15, 40))
+    first, second, third = shown_to_people(served(), served(key=long), served(key=longer)).splitlines()
+    assert "  laptop    m" in first
+    assert f"  {'k' * 15}  m" in second
+    assert f"  {'k' * 19}…  m" in third
+
+
+def test_who_was_asked_before_is_told() -> None:
+    said = shown_to_people(served(attempts=["a:refused", "b:429", "up:200"]))
+    assert said.endswith("  $0.000004  after a:refused, b:429  req_1\n")
+
+
+def test_colours_change_nothing_of_what_is_said() -> None:
+    exchanges = (served(), served(error=UpstreamUnavailable(kind="reset_read"), status=502))
+    coloured = shown_to_people(*exchanges, coloured=True)
+    assert re.sub(r"\x1b\[\d*m", "", coloured) == shown_to_people(*exchanges)
+    assert "\x1b[32m200\x1b[0m" in coloured
+    assert "\x1b[31m502\x1b[0m" in coloured
+
+
+def test_a_client_s_word_moves_no_cursor() -> None:
+    call = parse(BODY, "chat")._replace(model="\x1b[2Jm\u202e\nreq")
+    said = shown_to_people(served(call=call))
+    assert said.count("\n") == 1
+    assert said.rstrip("\n").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (-1.0, "0ms"), (0.0, "0ms"), (0.3104, "310ms"), (0.9994, "999ms"), (0.9996, "1.00s"), (9.99, "9.99s"),
+        (9.996, "10.0s"), (99.94, "99.9s"), (99.96, "1m40s"), (3599.4, "59m59s"), (3599.6, "1h00m"),
+        (172_799.0, "47h59m"), (172_800.0, "2d00h"),
+    ],
+)  # fmt: skip
+def test_a_duration_is_short(seconds: float, said: str) -> None:
+    assert readable.duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (0, "0"), (9999, "9999"), (10_000, "10k"), (12_345, "12.3k"), (99_960, "100k"), (999_499, "999k"),
+        (999_500, "1M"), (4_560_000, "4.56M"), (10**9, "1G"), (10**18, "many"),
+    ],
+)  # fmt: skip
+def test_a_count_is_short(number: int, said: str) -> None:
+    assert readable.count(number) == said
+
+
+@pytest.mark.parametrize(
+    ("nanos", "said"),
+    [
+        (0, "$0.000000"), (1, "<$0.000001"), (500, "$0.000001"), (4_212_499, "$0.004212"),
+        (4_212_500, "$0.004213"), (999_999_500, "$1.000000"), (12 * 10**9, "$12.000000"),
+    ],
+)  # fmt: skip
+def test_an_amount_has_six_decimals(nanos: int, said: str) -> None:
+    assert readable.dollars(nanos) == said
 
 
 @pytest.mark.parametrize("log", [JsonLog, TextLog])
@@ -169,3 +272,26 @@ class Terminal(io.StringIO):
 )
 def test_the_form_of_the_log_is_as_configured(stream: io.StringIO, form: str, log: type) -> None:
     assert type(log_to(stream, form)) is log
+
+
+@pytest.mark.parametrize(
+    ("stream", "environ", "coloured"),
+    [
+        (Terminal(), {}, True),
+        (Terminal(), {"NO_COLOR": ""}, True),
+        (Terminal(), {"NO_COLOR": "1"}, False),
+        (Terminal(), {"TERM": "dumb"}, False),
+        (io.StringIO(), {}, False),
+    ],
+)
+def test_colours_are_for_terminals_that_want_them(stream: io.StringIO, environ: Any, coloured: bool) -> None:
+    log = log_to(stream, "text", environ=environ)
+    assert log is not None
+    log(served())
+    assert ("\x1b[" in stream.getvalue()) == coloured
+
+
+def test_the_page_names_every_member_of_a_line() -> None:
+    page = (ROOT / "docs/observability.md").read_text()
+    told = fields(served(error=UpstreamUnavailable(kind="reset_read")))
+    assert [name for name in told if name != "event" and f"`{name}`" not in page] == []

@@ -32,6 +32,7 @@ FLOORS: dict[str, int] = {
     "leases": 0,
     "limits": 0,
     "prices": 0,
+    "readable": 0,
     "request_ids": 0,
     "routes": 0,
     "sse": 0,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import IO
 
 import orjson
 
+from tokenhub_proxy import readable
 from tokenhub_proxy.errors import InsufficientQuota, ProxyError, UpstreamUnavailable
 from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.prices import NANOS_MAX
+from tokenhub_proxy.readable import printable
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +31,11 @@ TROUBLES = {
     "404": "config_mapping",
     "tls_verify": "tls_verify",
 }
+
+# The columns of the text log that hold names: key, and model with upstream.
+TEXT_WIDTHS, TEXT_WIDTHS_MAX = (8, 20), (20, 48)
+# Green, yellow for what the client can mend, red for what it can't; by the status's first digit.
+STATUS_COLOURS = {2: "32", 4: "33", 5: "31"}
 
 
 def fields(exchange: Exchange) -> dict[str, object]:
@@ -128,28 +137,94 @@ class JsonLog(_Lines):
 
 
 class TextLog(_Lines):
-    """Writes one line for people per exchange."""
+    """Writes one line for people per exchange, in columns that line up.
+
+    Columns grow with what they hold, up to a bound, so that narrow terminals have short lines.
+    """
+
+    def __init__(
+        self,
+        stream: IO[str],
+        soon: Callable[[Callable[[], None]], object] | None = None,
+        *,
+        coloured: bool = False,
+    ) -> None:
+        super().__init__(stream, soon)
+        self._coloured = coloured
+        self._widths = list(TEXT_WIDTHS)
+        self._second, self._said = -1, ""
 
     def __call__(self, exchange: Exchange) -> None:
-        told = fields(exchange)
+        status, error, usage = exchange.told_status, exchange.error, exchange.usage
+        at = self._time(int(exchange.started_at + exchange.duration_s))
         key = exchange.key.name if exchange.key is not None else "-"
-        reason = f" {told['code']} ({told['reason']})" if told["code"] else ""
-        usage = exchange.usage
-        self._write(
-            f"{told['status']} {key} {told['model'] or exchange.endpoint} → {told['upstream'] or '-'} "
-            f"{told['dur_ms']} ms, {usage.input_total}+{usage.output} tokens, {told['billing']}{reason} "
-            f"{exchange.id}",
+        model = exchange.call.model if exchange.call is not None else exchange.endpoint
+        where = " → ".join(filter(None, (printable(model), exchange.upstream)))
+        first = exchange.first_byte_s
+        begun = "" if first is None else readable.duration(first - exchange.started_s)
+        tokens = f"{readable.count(usage.input_total)}+{readable.count(usage.output)}" if usage.total else ""
+        cells = (
+            *(self._column(number, text) for number, text in enumerate((key, where))),
+            f"{readable.duration(exchange.duration_s):>6} {begun:>6} {tokens:>11}",
+            f"{_paid(exchange):>11}",
         )
+        said = _what_came(exchange, error)
+        line = "  ".join(cells)
+        if self._coloured:
+            colour = STATUS_COLOURS.get(status // 100, "35")
+            said = f"\x1b[{colour}m{said}\x1b[0m" if said else ""
+            end = f"\x1b[2m{exchange.id}\x1b[0m"
+            self._write(
+                f"\x1b[2m{at}\x1b[0m \x1b[{colour}m{status}\x1b[0m  {line}  {said}{'  ' if said else ''}{end}"
+            )
+        else:
+            self._write(f"{at} {status}  {line}  {said}{'  ' if said else ''}{exchange.id}")
+
+    def _time(self, second: int) -> str:
+        """The time of day here; asking for it costs as much as all the rest of a line."""
+        if second != self._second:
+            self._second, self._said = second, time.strftime("%H:%M:%S", time.localtime(second))
+        return self._said
+
+    def _column(self, number: int, text: str) -> str:
+        self._widths[number] = min(max(self._widths[number], len(text)), TEXT_WIDTHS_MAX[number])
+        return readable.fitted(text, self._widths[number])
+
+
+def _what_came(exchange: Exchange, error: ProxyError | None) -> str:
+    """The code of a failure and its reason, and who was asked before whoever answered."""
+    code = "client_gone" if exchange.gone else error.code if error is not None else ""
+    reason = exchange.gone or _reason(error)
+    said = f"{code} ({printable(reason)})" if reason else code
+    if len(exchange.attempts) > 1:
+        said += f" after {printable(', '.join(exchange.attempts[:-1]))}"
+    return said.lstrip()
+
+
+def _paid(exchange: Exchange) -> str:
+    """The charge; an estimate has a tilde before it, and what was not charged nothing but a dash."""
+    billing = exchange.billing
+    if billing not in ("usage", "estimate"):
+        return "-"
+    return ("~" if billing == "estimate" else "") + readable.dollars(exchange.charge)
 
 
 def log_to(
-    stream: IO[str], form: str, soon: Callable[[Callable[[], None]], object] | None = None
+    stream: IO[str],
+    form: str,
+    soon: Callable[[Callable[[], None]], object] | None = None,
+    environ: Mapping[str, str] = os.environ,
 ) -> Observer | None:
-    """The access log in the configured form; `auto` is text on a terminal and JSON elsewhere."""
+    """The access log in the configured form; `auto` is text on a terminal and JSON elsewhere.
+
+    Text has colours on a terminal that can show them, unless NO_COLOR says otherwise.
+    """
     if form == "off":
         return None
-    if form == "text" or (form == "auto" and stream.isatty()):
-        return TextLog(stream, soon)
+    terminal = stream.isatty()
+    if form == "text" or (form == "auto" and terminal):
+        coloured = terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+        return TextLog(stream, soon, coloured=coloured)
     return JsonLog(stream, soon)
 
 
