@@ -13,8 +13,8 @@ from aiohttp import http_parser, web
 from aiohttp.web_protocol import _ErrInfo
 
 from tokenhub_proxy import sockets
-from tokenhub_proxy.connection import BadBody, HttpClient
-from tokenhub_proxy.errors import InvalidRequest
+from tokenhub_proxy.connection import BadBody, HttpClient, answer_error
+from tokenhub_proxy.errors import InvalidRequest, ProxyError
 from tokenhub_proxy.front import ParserMissing
 from tokenhub_proxy.sockets import Socket
 from tokenhub_proxy.wire import RequestHeaders
@@ -112,16 +112,8 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """A request that aiohttp's parser refused: its answer has our shape, and is the last one."""
-        id = self.request_id()
         error = InvalidRequest("The request is not valid HTTP.", reason="bad_http", status=status)
-        answer = web.Response(
-            status=status,
-            body=error.body(id),
-            content_type="application/json",
-            headers={"x-request-id": id},
-        )
-        answer.force_close()
-        return answer
+        return Refused(error, self.request_id())
 
 
 class Written(web.StreamResponse):
@@ -136,6 +128,21 @@ class Written(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         return None
+
+
+class Refused(Written):
+    """An error that aiohttp has us write: its own answers would name it and its version."""
+
+    def __init__(self, error: ProxyError, request_id: str) -> None:
+        super().__init__(keep_alive=False)
+        self._error = error
+        self._request_id = request_id
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        client = AiohttpClient(request)
+        client.keep_alive = False
+        await answer_error(client, self._error, self._request_id)
+        client.leave()
 
 
 class AiohttpClient(HttpClient):
