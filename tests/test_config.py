@@ -469,7 +469,9 @@ def test_laughs_by_the_billion_are_refused_where_they_stand() -> None:
 def test_nesting_without_end_is_a_complaint(nested: str) -> None:
     (found,) = complaints(f"upstreams: {nested}" if nested[0] != "-" else nested)
 
-    assert found.endswith(("is nested deeper than 40 levels", "a list"))
+    # Newer versions of libyaml have a limit of their own.
+    limit = "not YAML: exceeded maximum nesting depth"
+    assert found.endswith(("is nested deeper than 40 levels", "a list")) or limit in found
 
 
 @pytest.mark.parametrize(
