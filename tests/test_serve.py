@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -17,7 +18,7 @@ from threading import Event, Thread
 import pytest
 
 from tests.served import COMMAND, Served, environment, run
-from tokenhub_proxy import control, ollama
+from tokenhub_proxy import control, ollama, serve
 
 KEY = "sk-th-servedservedserved"
 CONFIG = f"""
@@ -164,6 +165,7 @@ def test_sigterm_lets_a_stream_end_and_a_second_one_hurries(tmp_path, served) ->
         while data := short.recv(2**16):
             said += data
         assert b"data: [DONE]" in said
+        time.sleep(serve.ONE_ASKING_S)  # what comes within it belongs to the first
         assert one.process.poll() is None, "the long stream is still going"
         one.process.send_signal(signal.SIGTERM)
         said = b""
@@ -173,6 +175,25 @@ def test_sigterm_lets_a_stream_end_and_a_second_one_hurries(tmp_path, served) ->
         assert b"[DONE]" not in said
     assert one.gone() == 0
     assert run(tmp_path, "ledger", "verify").returncode == 0
+
+
+async def test_one_asking_that_comes_twice_is_no_second_one(monkeypatch) -> None:
+    """Ctrl-C and systemd signal the whole group, and a parent in it passes the signal on."""
+    stop, hurry, loop = asyncio.Event(), asyncio.Event(), asyncio.get_running_loop()
+    serve._on_signals(stop, hurry, asyncio.Event())
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(stop.wait(), WAIT_S)
+        monkeypatch.setattr(serve, "ONE_ASKING_S", WAIT_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(hurry.wait(), 0.1)
+        monkeypatch.setattr(serve, "ONE_ASKING_S", 0.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(hurry.wait(), WAIT_S)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
 
 
 def test_sighup_and_a_changed_file_reload_and_a_bad_file_keeps_the_old_config(tmp_path, served) -> None:

@@ -51,6 +51,8 @@ WATCH_S = 2.0
 # So many new objects bring the next look for garbage: some hundred calls, about 2 MB.
 GARBAGE_THRESHOLD = 20_000
 FIRST_KEY = "first"
+# One Ctrl-C, or one stop by systemd, may come twice: to the whole group, and passed on by a parent in it.
+ONE_ASKING_S = 0.25
 # What is cut after the drain is told, settled and written within this.
 AFTER_DRAIN_S = 15.0
 # What is decided once, at the start.
@@ -196,10 +198,17 @@ async def _open_door(control: Control, proxy: Proxy) -> None:
 
 
 def _on_signals(stop: asyncio.Event, hurry: asyncio.Event, reload: asyncio.Event) -> None:
-    def asked() -> None:
-        (hurry if stop.is_set() else stop).set()
-
     loop = asyncio.get_running_loop()
+    first_s = 0.0
+
+    def asked() -> None:
+        nonlocal first_s
+        if not stop.is_set():
+            first_s = loop.time()
+            stop.set()
+        elif loop.time() - first_s >= ONE_ASKING_S:
+            hurry.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
@@ -301,12 +310,16 @@ async def _invite(proxy: Proxy) -> None:
 def _create_command(ledger_path: str) -> str:
     """What can be typed here to make a key in this ledger."""
     called = sys.argv[0]
-    if os.path.basename(called) != "tokenhub-proxy":
+    name = os.path.basename(called)
+    if not name.startswith(
+        "tokenhub-proxy"
+    ):  # one file of it is tokenhub-proxy.pyz, or has a version in its name
         words = [os.path.basename(sys.executable), "-m", "tokenhub_proxy"]
-    elif shutil.which("tokenhub-proxy") == called:
-        words = ["tokenhub-proxy"]
+    elif shutil.which(name) == called:
+        words = [name]
     else:
-        words = [os.path.relpath(called)]
+        path = os.path.relpath(called)
+        words = [path if os.sep in path else os.path.join(os.curdir, path)]
     words += ["keys", "create", "NAME"]
     # The command looks for its ledger as `serve` does, unless that was told another one.
     if os.path.realpath("tokenhub.db") != ledger_path:
