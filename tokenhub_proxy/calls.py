@@ -36,6 +36,7 @@ _READ_FOLDED = {name.casefold(): name for name in _READ}
 # Only pictures are no text. A page or a script in a data URL is, for upstreams that read it.
 _PICTURE = re.compile(r"data:image/(?!svg)", re.IGNORECASE)
 _SCOPE_FIELDS = frozenset(SCOPE_FIELDS)
+_OUTPUT_LIMITS = frozenset(OUTPUT_LIMITS)
 _CLIENT_TOOLS = ("function", "custom", None)
 # Content parts whose bytes stand in the body, where they bound what the upstream reads.
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking", "input_audio")
@@ -121,23 +122,22 @@ def with_defaults(call: Call, defaults: Mapping[str, Any]) -> Call:
 
 
 def _understood(body: dict[str, Any], endpoint: Endpoint, length: int, owner: str, strict: bool) -> Call:
-    _check_names(body, _READ_FOLDED)
-    model = _model(body)
-    stream = _boolean(body, "stream") and endpoint == "chat"
-    options = body.get("stream_options")
-    if options is not None and not isinstance(options, dict):
-        raise InvalidRequest("stream_options must be an object.", param="stream_options")
-    if options:
-        _check_names(options, {"include_usage": "include_usage"}, "stream_options.")
-    usage_asked = bool(options and _boolean(options, "include_usage", "stream_options.include_usage"))
+    read = _READ.intersection(body)
+    if len(read) < len(body):
+        _check_names(body.keys() - read, _READ_FOLDED)
+    model = body.get("model")
+    if not (isinstance(model, str) and 0 < len(model) <= MODEL_LENGTH_MAX and model.isprintable()):
+        raise _no_model(model)
+    stream = "stream" in read and _boolean(body, "stream") and endpoint == "chat"
+    usage_asked = "stream_options" in read and _usage_asked(body["stream_options"])
     choices, output_max, media, images, reads_more = 1, None, 0, 0, False
     if endpoint == "chat":
         has_parts = _check_messages(body)
-        choices = max(_integer(body, "n", CHOICES_MAX) or 1, _integer(body, "best_of", CHOICES_MAX) or 1)
-        for name in OUTPUT_LIMITS:
-            limit = _integer(body, name, OUTPUT_MAX)
-            if limit is not None and (output_max is None or limit > output_max):
-                output_max = limit
+        if "n" in read or "best_of" in read:
+            choices = max(_integer(body, "n", CHOICES_MAX) or 1, _integer(body, "best_of", CHOICES_MAX) or 1)
+        if not _OUTPUT_LIMITS.isdisjoint(read):
+            limits = [_integer(body, name, OUTPUT_MAX) for name in OUTPUT_LIMITS]
+            output_max = max((limit for limit in limits if limit is not None), default=None)
         if has_parts:
             media, images, reads_more = _media(body)
         reads_more = reads_more or _searches(body)
@@ -156,7 +156,7 @@ def _understood(body: dict[str, Any], endpoint: Endpoint, length: int, owner: st
         images,
         reads_more,
         strict,
-        () if _SCOPE_FIELDS.isdisjoint(body) else tuple(name for name in SCOPE_FIELDS if name in body),
+        () if _SCOPE_FIELDS.isdisjoint(read) else tuple(name for name in SCOPE_FIELDS if name in body),
     )
 
 
@@ -186,27 +186,31 @@ def _members(container: Any) -> Iterable[Any]:
     return [value for value in values if type(value) is dict or type(value) is list]
 
 
-def _check_names(body: Mapping[str, Any], read: Mapping[str, str], path: str = "") -> None:
+def _check_names(names: Iterable[str], read: Mapping[str, str], path: str = "") -> None:
     """Refuse names that another parser could take for one we read: in other case, with a NUL or spaces."""
-    for name in body:
-        if name in read:
-            continue
+    for name in names:
         ours = read.get(name.partition("\0")[0].strip().casefold())
-        if ours is not None:
+        if ours is not None and ours != name:
             raise InvalidRequest(
                 f"Unknown field {shown(path + name)}; did you mean {path + ours!r}?", param=path + name[:80]
             )
 
 
-def _model(body: Mapping[str, Any]) -> str:
-    model = body.get("model")
+def _no_model(model: object) -> InvalidRequest:
     if not isinstance(model, str) or not model:
-        raise InvalidRequest("model must be a non-empty string.", param="model")
-    if len(model) > MODEL_LENGTH_MAX or not model.isprintable():
-        raise InvalidRequest(
-            f"model must be printable and at most {MODEL_LENGTH_MAX} characters.", param="model"
-        )
-    return model
+        return InvalidRequest("model must be a non-empty string.", param="model")
+    return InvalidRequest(
+        f"model must be printable and at most {MODEL_LENGTH_MAX} characters.", param="model"
+    )
+
+
+def _usage_asked(options: object) -> bool:
+    if options is not None and not isinstance(options, dict):
+        raise InvalidRequest("stream_options must be an object.", param="stream_options")
+    if not options:
+        return False
+    _check_names(options, {"include_usage": "include_usage"}, "stream_options.")
+    return _boolean(options, "include_usage", "stream_options.include_usage")
 
 
 def _boolean(body: Mapping[str, Any], name: str, param: str | None = None) -> bool:
@@ -234,14 +238,14 @@ def _check_messages(body: Mapping[str, Any]) -> bool:
         raise InvalidRequest("messages must be a non-empty list.", param="messages")
     has_parts = False
     for index, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        if type(message) is not dict or type(message.get("role")) is not str:
             raise InvalidRequest(
                 f"messages[{index}] must be an object with a role.", param=f"messages[{index}]"
             )
         content = message.get("content")
-        if isinstance(content, list):
+        if type(content) is list:
             has_parts = True
-        elif content is not None and not isinstance(content, str):
+        elif type(content) is not str and content is not None:
             raise InvalidRequest(
                 f"messages[{index}].content must be text or a list of parts.",
                 param=f"messages[{index}].content",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import Any
 
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
@@ -12,37 +12,45 @@ from tokenhub_proxy.prices import Usage
 
 # What the log says of a client that left, as nginx does; nobody was there to be told a status.
 CLIENT_GONE = 499
+_NOTHING = Usage()
 
 
-@dataclass(slots=True, eq=False)
 class Exchange:
     """What the log, the metrics and the books are told. It holds no prompt, answer or secret.
 
     Times are seconds: `started_at` and `ended_at` since 1970, the others from a clock that never
     goes back. Amounts are nanodollars.
+
+    (What a call has not come to is the class's own: only what happens is written down, once for every call.)
     """
 
-    id: str
-    endpoint: str
-    started_at: float
-    started_s: float
-    peer: str = ""
     key: Key | None = None
     call: Call | None = None
-    upstream: str = ""
-    upstream_model: str = ""
-    attempts: list[str] = field(default_factory=list)
-    status: int = 0
+    upstream = ""
+    upstream_model = ""
+    status = 0
     error: ProxyError | None = None
-    gone: str = ""  # the phase in which the client left, or `write_timeout`
-    usage: Usage = Usage()
-    cost: int = 0
+    gone = ""  # the phase in which the client left, or `write_timeout`
+    usage = Usage()
+    cost = 0
     hold: Hold | None = None  # asked for; placed once it has an id
-    bytes_in: int = 0
-    bytes_out: int = 0
+    bytes_in = 0
+    bytes_out = 0
     first_byte_s: float | None = None
-    ended_s: float = 0.0
-    notes: dict[str, object] = field(default_factory=dict)
+    ended_s = 0.0
+
+    def __init__(
+        self, id: str, endpoint: str, started_at: float, started_s: float, peer: str = "", **known: Any
+    ) -> None:
+        self.id = id
+        self.endpoint = endpoint
+        self.started_at = started_at
+        self.started_s = started_s
+        self.peer = peer
+        self.attempts: list[str] = []
+        self.notes: dict[str, object] = {}
+        for name, value in known.items():
+            setattr(self, name, value)
 
     @property
     def phase(self) -> str:
@@ -95,16 +103,16 @@ class Exchange:
 
     def ending(self, produced: bool, now: float) -> Ending:
         """The ending of the hold: settled where something was produced, else released."""
-        error = self.error
+        error, first_byte_s = self.error, self.first_byte_s
         reason = self.gone or (error.reason or error.code if error is not None else "")
         return Ending(
-            status="settled" if produced else "released",
-            at=now,
-            cost=self.cost if produced else 0,
-            usage=self.usage if produced else Usage(),
-            upstream=self.upstream,
-            reason=reason,
-            http_status=self.told_status,
-            first_byte_ms=self.first_byte_ms,
-            attempts=tuple(self.attempts),
+            "settled" if produced else "released",
+            now,
+            self.cost if produced else 0,
+            self.usage if produced else _NOTHING,
+            self.upstream,
+            reason,
+            self.told_status,
+            None if first_byte_s is None else round((first_byte_s - self.started_s) * 1000),
+            tuple(self.attempts),
         )

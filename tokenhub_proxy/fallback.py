@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -20,19 +19,29 @@ from tokenhub_proxy.watch import Watch
 from tokenhub_proxy.wire import HOLD, Incoming, Transport
 
 
-@dataclass(slots=True)
 class Answer:
     """An upstream that has begun to answer: `opening` is what it said first.
 
     Leaving its block gives the connection back.
     """
 
-    connection: AbstractAsyncContextManager[Incoming]
-    incoming: Incoming
-    reply: Reply
-    opening: bytes
-    ended: bool
-    dropped: tuple[str, ...]
+    __slots__ = ("_connection", "dropped", "ended", "incoming", "opening", "reply")
+
+    def __init__(
+        self,
+        connection: AbstractAsyncContextManager[Incoming],
+        incoming: Incoming,
+        reply: Reply,
+        opening: bytes,
+        ended: bool,
+        dropped: tuple[str, ...],
+    ) -> None:
+        self._connection = connection
+        self.incoming = incoming
+        self.reply = reply
+        self.opening = opening
+        self.ended = ended
+        self.dropped = dropped
 
     async def __aenter__(self) -> Answer:
         return self
@@ -40,7 +49,7 @@ class Answer:
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Coroutine[Any, Any, bool | None]:
-        return self.connection.__aexit__(kind, error, trace)
+        return self._connection.__aexit__(kind, error, trace)
 
 
 class Fallback:

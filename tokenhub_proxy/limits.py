@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from types import TracebackType
 
 from tokenhub_proxy.errors import RateLimited
@@ -86,17 +87,21 @@ class Window:
 class Meter:
     """The counters of one key. They outlive a change of its limits."""
 
-    __slots__ = ("concurrent", "requests", "tokens")
+    __slots__ = ("_place", "concurrent", "requests", "tokens")
 
     def __init__(self) -> None:
         self.requests = Window()
         self.tokens = Window()
         self.concurrent = 0
+        self._place = -1  # of the last look
 
     def expire(self, now_s: float) -> None:
-        """Forget what has left the windows."""
-        self.requests.expire(now_s)
-        self.tokens.expire(now_s)
+        """Forget what has left the windows: something can only where a new place has begun."""
+        place = int(now_s * PLACES_PER_S)
+        if place != self._place:
+            self._place = place
+            self.requests.expire(now_s)
+            self.tokens.expire(now_s)
 
     @property
     def idle(self) -> bool:
@@ -170,34 +175,17 @@ class Limits:
         counted as the limit: it is admitted alone rather than never.
         """
         meter = self._meter(key_id, now_s)
-        counted, place = 0, None
-        waits = []
-        if scope.requests_per_minute is not None:
-            wait_s = meter.requests.wait_s(1, scope.requests_per_minute, now_s)
-            waits.append((wait_s, scope.requests_per_minute, "requests"))
-        if scope.tokens_per_minute is not None:
-            counted = min(tokens, scope.tokens_per_minute)
-            wait_s = meter.tokens.wait_s(counted, scope.tokens_per_minute, now_s)
-            waits.append((wait_s, scope.tokens_per_minute, "tokens"))
-        wait_s, limit, unit = max(waits) if waits else (0.0, 0, "")
-        if wait_s > 0:
-            raise KeyRateLimited(
-                f"This key may use {limit} {unit} per minute. Try again in {_duration(wait_s)}.",
-                wait_s,
-                _headers(meter, scope, now_s),
-                unit,
-            )
-        if scope.concurrent is not None and meter.concurrent >= scope.concurrent:
-            raise KeyRateLimited(
-                f"This key may make {scope.concurrent} calls at a time.",
-                CONCURRENT_RETRY_S,
-                _headers(meter, scope, now_s),
-                "concurrent",
-            )
-        if scope.requests_per_minute is not None:
+        requests_max, tokens_max = scope.requests_per_minute, scope.tokens_per_minute
+        counted = 0 if tokens_max is None else min(tokens, tokens_max)
+        if (
+            (requests_max is not None and meter.requests.total >= requests_max)
+            or (tokens_max is not None and meter.tokens.total + counted > tokens_max)
+            or (scope.concurrent is not None and meter.concurrent >= scope.concurrent)
+        ):
+            raise _refusal(meter, scope, counted, now_s)
+        if requests_max is not None:
             meter.requests.add(1, now_s)
-        if scope.tokens_per_minute is not None:
-            place = meter.tokens.add(counted, now_s)
+        place = None if tokens_max is None else meter.tokens.add(counted, now_s)
         meter.concurrent += 1
         return Admission(meter, scope, counted, place, now_s)
 
@@ -215,6 +203,24 @@ class KeyRateLimited(RateLimited):
 
     def headers(self) -> dict[str, str]:
         return {**super().headers(), **self._standing}
+
+
+def _refusal(meter: Meter, scope: Scope, counted: int, now_s: float) -> KeyRateLimited:
+    """What is told of a call that is over a limit: the longest wait of all."""
+    waits = []
+    for window, amount, limit, unit in (
+        (meter.requests, 1, scope.requests_per_minute, "requests"),
+        (meter.tokens, counted, scope.tokens_per_minute, "tokens"),
+    ):
+        if limit is not None:
+            waits.append((window.wait_s(amount, limit, now_s), limit, unit))
+    wait_s, limit, unit = max(waits, default=(0.0, 0, ""))
+    if wait_s > 0:
+        message = f"This key may use {limit} {unit} per minute. Try again in {_duration(wait_s)}."
+    else:
+        wait_s, unit = CONCURRENT_RETRY_S, "concurrent"
+        message = f"This key may make {scope.concurrent} calls at a time."
+    return KeyRateLimited(message, wait_s, _headers(meter, scope, now_s), unit)
 
 
 def _headers(meter: Meter, scope: Scope, now_s: float) -> dict[str, str]:
@@ -235,7 +241,11 @@ def _tell(found: dict[str, str], names: Sequence[str], window: Window, limit: in
 
 def _duration(seconds: float) -> str:
     """A duration as OpenAI writes it: `120ms`, `1s`, `6m0s`."""
-    milliseconds = -int(-seconds * 1000 // 1)
+    return _written(-int(-seconds * 1000 // 1))
+
+
+@lru_cache(maxsize=1024)  # who is busy is told of the same tenth of a second, again and again
+def _written(milliseconds: int) -> str:
     if milliseconds < 1000:
         return f"{milliseconds}ms"
     minutes, whole = divmod(-(-milliseconds // 1000), 60)

@@ -122,6 +122,6 @@ def format_usd_per_token(nanos_per_million: int) -> str:
 
 def _decimal(units: int, places: int, places_min: int) -> str:
     sign = "-" if units < 0 else ""
-    whole, part = divmod(abs(units), 10**places)
-    digits = f"{part:0{places}d}".rstrip("0").ljust(places_min, "0")
-    return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
+    digits = str(abs(units)).rjust(places + 1, "0")
+    part = digits[-places:].rstrip("0").ljust(places_min, "0")
+    return f"{sign}{digits[:-places]}.{part}" if part else sign + digits[:-places]

@@ -128,23 +128,27 @@ class Relay:
     async def _exchange(self, exchange: Exchange, client: Client) -> None:
         if self.draining:
             raise ShuttingDown
-        serving = self.serving
+        serving, asked = self.serving, client.headers
         key = exchange.key = self.identify(client)
-        vias = client.headers.getall("Via", ())
-        if vias and self._hop and any(self._hop in via for via in vias):
+        if self._hop and any(self._hop in via for via in asked.getall("Via", ())):
             raise LoopDetected
-        raw = await self._body(exchange, client, serving)
-        call = exchange.call = parse(raw, exchange.endpoint, key, client.headers)
-        idempotency = idempotency_of(client.headers, exchange.endpoint, raw)
+        coding = inflate.request_coding(asked.get("Content-Encoding"), serving.body_codings)
+        raw = await client.body(serving.body_max_bytes)
+        exchange.bytes_in = len(raw)  # as it was sent
+        if coding is not None:
+            raw = inflate.request_body(raw, coding, serving.body_max_bytes)
+        call = exchange.call = parse(raw, exchange.endpoint, key, asked)
+        idempotency = idempotency_of(asked, exchange.endpoint, raw)
         del raw  # a stream may last an hour, and a body has megabytes
         if idempotency is not None and await self._replayed(exchange, client, call, key, idempotency):
             return
         route = serving.routes.find(call.model, key.scope)
-        call = exchange.call = calls.with_defaults(call, route.defaults)
-        with self._admit(key, call, exchange) as admission:
+        if route.defaults:
+            call = exchange.call = calls.with_defaults(call, route.defaults)
+        tokens = call.input_estimate(0) + (call.output_max or 0) * call.choices
+        with self.limits.admit(key.id, key.scope, tokens, exchange.started_s) as admission:
             self.fallback.check(route)
             hold, output_max = self._hold(exchange, key, call, route, idempotency)
-            exchange.hold = hold
             reply: Reply | None = None
             async with holding(self.ledger, hold, self.clock):
                 try:
@@ -163,7 +167,10 @@ class Relay:
             if not client.begun:
                 headers["x-tokenhub-cost-usd"] = format_usd(exchange.charge)
             # The last bytes, [DONE] among them, are said only now that the books are durable.
-            await self._end(exchange, client, reply)
+            if exchange.error is None:
+                await client.end(reply.close())
+            else:
+                await self._break_off(exchange, client, reply, exchange.error)
 
     def cut(self, error: Callable[[], ShuttingDown]) -> None:
         """End every exchange in flight: a stream with an error event, a waiting one with a 503."""
@@ -178,8 +185,12 @@ class Relay:
 
     def identify(self, client: Client) -> Key:
         """Who calls. Raises InvalidApiKey, or IpNotAllowed."""
-        others = [name for name in OTHER_CREDENTIALS if client.headers.get(name)]
-        secret = keys.bearer(client.headers.getall("Authorization", ()), (*others, *client.query_credentials))
+        headers, others = client.headers, client.query_credentials
+        for name in OTHER_CREDENTIALS:
+            if headers.get(name):
+                others = (name,)
+                break
+        secret = keys.bearer(headers.getall("Authorization", ()), others)
         digest = keys.digest(secret)
         key = self.ledger.find_key(digest)
         if key is None:
@@ -192,13 +203,6 @@ class Relay:
             if address is None or address not in keys.networks(key.scope.ips):
                 raise IpNotAllowed("This key may not be used from your address.", reason=client.peer)
         return key
-
-    async def _body(self, exchange: Exchange, client: Client, serving: Serving) -> bytes:
-        """The client's body, inflated where it is compressed; `bytes_in` counts what was sent."""
-        coding = inflate.request_coding(client.headers.get("Content-Encoding"), serving.body_codings)
-        raw = await client.body(serving.body_max_bytes)
-        exchange.bytes_in = len(raw)
-        return raw if coding is None else inflate.request_body(raw, coding, serving.body_max_bytes)
 
     async def _replayed(
         self, exchange: Exchange, client: Client, call: Call, key: Key, idempotency: tuple[str, bytes]
@@ -241,10 +245,6 @@ class Relay:
         await client.end(body)
         return True
 
-    def _admit(self, key: Key, call: Call, exchange: Exchange) -> Admission:
-        tokens = call.input_estimate(0) + (call.output_max or 0) * call.choices
-        return self.limits.admit(key.id, key.scope, tokens, exchange.started_s)
-
     def _hold(
         self, exchange: Exchange, key: Key, call: Call, route: Route, idempotency: tuple[str, bytes] | None
     ) -> tuple[Hold, int | None]:
@@ -252,17 +252,9 @@ class Relay:
         now, quota = exchange.started_at, key.scope.quota_nanos
         left = None if call.output_max is not None else self.left(key, now)  # what is stated is held
         amount, output_max = route.bound(call, left)
-        hold = Hold(
-            request_id=exchange.id,
-            key=key,
-            model=route.model,
-            amount=amount,
-            at=now,
-            price=route.price,
-            window=None if quota is None else keys.period_name(key.name, key.scope.quota_per, now),
-            window_limit=quota,
-            stream=call.stream,
-            idempotency=idempotency,
+        window = None if quota is None else keys.period_name(key.name, key.scope.quota_per, now)
+        hold = exchange.hold = Hold(
+            exchange.id, key, route.model, amount, now, route.price, window, quota, call.stream, idempotency
         )
         return hold, output_max
 
@@ -290,7 +282,9 @@ class Relay:
             exchange.error = error  # it is told in the stream, after the books
         finally:
             client.source = None
-            exchange.notes.update(incoming.notes)
+            notes = incoming.notes
+            if notes:
+                exchange.notes.update(notes)
         if reply.finished:
             exchange.error = None  # whatever broke after the model had finished
         elif exchange.error is None:
@@ -328,11 +322,8 @@ class Relay:
                 exchange.notes.update(reply.notes)
         hold.end(exchange.ending(produced, self.clock()))
 
-    async def _end(self, exchange: Exchange, client: Client, reply: Reply) -> None:
-        error = exchange.error
-        if error is None:
-            await client.end(reply.close())
-            return
+    async def _break_off(self, exchange: Exchange, client: Client, reply: Reply, error: ProxyError) -> None:
+        """Say that the answer is not whole: a refusal where nothing was said yet."""
         last = reply.close(error, exchange.id)
         exchange.notes.update(reply.notes, truncated=1)
         if not client.begun:

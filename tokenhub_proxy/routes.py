@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import heapq
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import lru_cache
@@ -92,20 +92,20 @@ class Route:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     description: str | None = None  # for people
 
-    def order(self, fraction: float) -> Iterator[Target]:
+    def order(self, fraction: float) -> Sequence[Target]:
         """The targets in the order to try them.
 
         Lower priority numbers come first; among equals the first is drawn by weight with
         `fraction` (0 <= fraction < 1), and the others follow in the config's order.
         """
         if len(self.targets) == 1:
-            yield self.targets[0]
-            return
+            return self.targets
+        found: list[Target] = []
         for priority in sorted({target.priority for target in self.targets}):
             group = [target for target in self.targets if target.priority == priority]
             first = _draw(group, fraction)
-            yield first
-            yield from (target for target in group if target is not first)
+            found += [first, *(target for target in group if target is not first)]
+        return found
 
     def bound(self, call: Call, left: int | None) -> tuple[int, int | None]:
         """The most a call can cost in nanodollars, and the output limit to send upstream, if any.

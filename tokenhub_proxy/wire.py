@@ -152,7 +152,11 @@ class Client(Protocol):
 
 def crossing(headers: Mapping[str, str]) -> Iterable[tuple[str, str]]:
     """The upstream's headers that the client may see: known names, printable ASCII values."""
-    for name in CROSSING_HEADERS.intersection(headers):
-        value = headers[name]
-        if len(value) <= CROSSING_VALUE_LENGTH_MAX and value.isascii() and value.isprintable():
-            yield name, value
+    if CROSSING_HEADERS.isdisjoint(headers):
+        return ()
+    found = [(name, headers[name]) for name in CROSSING_HEADERS.intersection(headers)]
+    return [
+        (name, value)
+        for name, value in found
+        if len(value) <= CROSSING_VALUE_LENGTH_MAX and value.isascii() and value.isprintable()
+    ]

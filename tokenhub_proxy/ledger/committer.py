@@ -66,9 +66,7 @@ class Committer:
         if self.broken:
             _refuse(change.waiter, LedgerUnavailable(self.failure or ""))
         if self._busy is None and not self._scheduled and self.failure is None:
-            self._scheduled = True
-            self._gathered = self._turns = 0
-            self._loop.call_soon(self._gather)
+            self._begin_gathering()
 
     @property
     def quiet(self) -> bool:
@@ -80,6 +78,11 @@ class Committer:
         """How many endings are not durable yet."""
         batches = [batch.changes for batch in (self._busy, self._doubted) if batch is not None]
         return sum(type(change) is Ended for changes in (*batches, self._arrived) for change in changes)
+
+    def _begin_gathering(self) -> None:
+        self._scheduled = True
+        self._gathered = self._turns = 0
+        self._loop.call_soon(self._gather)
 
     def _gather(self) -> None:
         """Hand over what has arrived, unless more keeps arriving: a commit costs the same for many."""
@@ -113,8 +116,8 @@ class Committer:
         self.steps += 1
         if error is None:
             self._committed(batch)
-            if self._arrived:
-                self._hand_over()
+            if self._arrived and not self._scheduled:
+                self._begin_gathering()
         elif isinstance(error, InDoubt):
             self._doubt(batch, error)
         else:
