@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tokenhub_proxy import (
     cli_conformance,
     cli_health,
+    cli_import,
     cli_keys,
     cli_leases,
     cli_payments,
@@ -169,6 +170,7 @@ def _add_reports(commands: Any) -> None:
     audit = _verb(commands, "", "audit", "show who changed what, the newest first")
     audit.add_argument("--before", metavar="ID", type=int, help="only what is older than this line")
     cli_prices.add_to(commands)
+    cli_import.add_to(commands)
     cli_leases.add_to(commands, _add)
     cli_conformance.add_to(commands)
     cli_health.add_to(commands)
