@@ -18,6 +18,7 @@ from tokenhub_proxy import (
     cli_payments,
     cli_people,
     cli_prices,
+    cli_top,
 )
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ def _add_reports(commands: Any) -> None:
     cli_prices.add_to(commands)
     cli_import.add_to(commands)
     cli_leases.add_to(commands, _add)
+    cli_top.add_to(commands, _add)
     cli_conformance.add_to(commands)
     cli_health.add_to(commands)
 

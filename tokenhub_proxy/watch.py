@@ -44,6 +44,11 @@ class Watch:
         """Nothing more is said or cut. Without an answer there is nothing to do."""
         self._watched.pop(exchange, None)
 
+    def progress(self, exchange: Exchange) -> tuple[int, int]:
+        """Bytes that its client was written so far, and output tokens, counted or estimated."""
+        watched = self._watched.get(exchange)
+        return (0, 0) if watched is None else watched.progress()
+
     def _look(self) -> None:
         now_s = self._monotonic()
         for watched in tuple(self._watched.values()):
@@ -75,6 +80,9 @@ class _Watched:
         self._bytes_out = 0
         self.client: Client | None = None
         self.keep_alive_s: float | None = None
+
+    def progress(self) -> tuple[int, int]:
+        return self.client.bytes_out if self.client is not None else 0, self._reply.usage.output
 
     def look(self, now_s: float) -> None:
         client, reply = self.client, self._reply

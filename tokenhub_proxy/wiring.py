@@ -33,6 +33,7 @@ from tokenhub_proxy.relay import Relay, Serving
 from tokenhub_proxy.request_ids import RequestIds
 from tokenhub_proxy.routes import Routes, Target
 from tokenhub_proxy.server import Application, listen
+from tokenhub_proxy.snapshot import Snapshots
 from tokenhub_proxy.users import COMMAND_LINE
 from tokenhub_proxy.wire import Transport
 
@@ -131,6 +132,8 @@ class Proxy:
     def keep(self) -> None:
         """Begin to forget requests that are too old by the config, to end leases, and to watch the clocks."""
         self._pages.open(self.administration, self.base_url)
+        snapshots = Snapshots(self.relay, self.ledger, self._instruments, self.base_url)
+        self.administration.verbs["top"] = snapshots.take
         self.open_office()
         pulse = Pulse(self.relay.clock, self.relay.monotonic, self._instruments.late)
         loop = asyncio.get_running_loop()

@@ -1,0 +1,1 @@
+"""`top`: a live view of the running proxy on a terminal."""
