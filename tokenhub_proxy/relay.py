@@ -9,7 +9,6 @@ import asyncio
 import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 
 from tokenhub_proxy import calls, faults, inflate, keys, sse
@@ -37,7 +36,7 @@ from tokenhub_proxy.prices import format_usd
 from tokenhub_proxy.receipts import receipt_json
 from tokenhub_proxy.routes import Route, Routes, Target
 from tokenhub_proxy.watch import Watch
-from tokenhub_proxy.wire import Client, Incoming, RequestHeaders, Transport, crossing
+from tokenhub_proxy.wire import Client, Incoming, RequestHeaders, Sink, Transport, crossing
 
 # After [DONE] an upstream gets so long to end its body, so that the connection can be kept.
 LINGER_S = 2.0
@@ -272,9 +271,8 @@ class Relay:
     async def _pump(self, exchange: Exchange, client: Client, answer: Answer) -> None:
         """All but the ending, from the upstream's reads straight to the client's socket."""
         reply, incoming = answer.reply, answer.incoming
-        if answer.opening:
-            client.write(answer.opening)
-            answer.opening = b""
+        client.write(answer.opening)
+        answer.opening = b""
         try:
             if not answer.ended:
                 await self._forward(exchange, client, reply, incoming)
@@ -297,7 +295,7 @@ class Relay:
         self.watch.follow(exchange, client, self.serving.keep_alive_s)
         if reply.done:
             incoming.linger(LINGER_S)
-        if await incoming.pump(partial(forward, reply, client, incoming)) and not reply.done:
+        if await incoming.pump(forwarding(reply, client, incoming)) and not reply.done:
             client.write(reply.feed(b""))
 
     def _account(
@@ -343,13 +341,16 @@ class Relay:
         await client.end(error.body(exchange.id))
 
 
-def forward(reply: Reply, client: Client, incoming: Incoming, data: bytes) -> None:
+def forwarding(reply: Reply, client: Client, incoming: Incoming) -> Sink:
     """The sink of a stream: one read of the upstream, one write to the client."""
-    said = reply.feed(data)
-    if said:
-        client.write(said)
-    if reply.done:
-        incoming.linger(LINGER_S)
+    feed, write = reply.feed, client.write
+
+    def forward(data: bytes) -> None:
+        write(feed(data))
+        if reply.done:
+            incoming.linger(LINGER_S)
+
+    return forward
 
 
 def parse(raw: bytes, endpoint: str, key: Key, headers: RequestHeaders) -> Call:

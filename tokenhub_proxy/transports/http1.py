@@ -9,6 +9,7 @@ from typing import cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from tokenhub_proxy.errors import UpstreamUnavailable
+from tokenhub_proxy.transports import chunks
 from tokenhub_proxy.wire import Sink
 
 # The limits that aiohttp has, so that no upstream's answer depends on which of us reads it.
@@ -38,11 +39,14 @@ class Connection(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
+        "_at_chunk",
         "_body_end",
         "_buffer",
         "_buffered",
+        "_chunked",
         "_clock",
         "_fault",
+        "_heard_s",
         "_held",
         "_interim",
         "_keep",
@@ -61,7 +65,7 @@ class Connection(asyncio.BufferedProtocol):
         "failure",
         "head_done",
         "headers",
-        "heard_s",
+        "heard",
         "idle_since_s",
         "lost",
         "on_body",
@@ -91,7 +95,11 @@ class Connection(asyncio.BufferedProtocol):
         self.head_done = False
         self.complete = False
         self.failure: Exception | None = None
-        self.heard_s = 0.0  # when the last byte of the body came, or the head, or reading went on
+        # Something has come since `silent_s` was asked; noting when would cost a look at the clock.
+        self.heard = True
+        self._heard_s = 0.0
+        self._chunked = False
+        self._at_chunk = False  # the parser waits for the size of a chunk, as far as we know
         self._sink: Sink | None = None
         self._paused = False  # by the client, who can't keep up
         self._held = False  # by the sink, or because the buffer is full
@@ -113,6 +121,14 @@ class Connection(asyncio.BufferedProtocol):
     def usable(self) -> bool:
         """False once the connection is closing."""
         return not self._transport.is_closing()
+
+    def silent_s(self) -> float:
+        """How long nothing has come, or nobody listened, to within the time between two calls."""
+        now_s = self._clock()
+        if self.heard:
+            self.heard = False
+            self._heard_s = now_s
+        return now_s - self._heard_s
 
     def begin(self, head: bytes, body: bytes) -> asyncio.Future[None]:
         """Write a request. What it returns is done when the answer's head is there, or a failure."""
@@ -208,9 +224,19 @@ class Connection(asyncio.BufferedProtocol):
         return _READ
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(_READ[:nbytes])
+        data = _READ[:nbytes].tobytes()
+        sink = self._sink
+        # An event is a chunk that comes alone, again and again: the parser is at a chunk's beginning after
+        # it as it was before, and is spared it.
+        if self._at_chunk and sink is not None and nbytes <= chunks.ALONE_BYTES_MAX:
+            line = chunks.SIZE_LINES[nbytes]
+            if data.startswith(line) and data.endswith(b"\r\n"):
+                self.heard = True
+                self._push(sink, data[len(line) : -2])
+                return
+        self.data_received(data)
 
-    def data_received(self, data: bytes | memoryview) -> None:
+    def data_received(self, data: bytes) -> None:
         parser = self._parser
         if parser is None or self.complete:
             # Nobody asked for these bytes: what the next answer would begin with can't be trusted.
@@ -223,6 +249,7 @@ class Connection(asyncio.BufferedProtocol):
         except (HttpParserError, HttpParserUpgrade):
             sound = False
         pieces = self._pieces
+        self._at_chunk = self._chunked and not self.complete and chunks.at_beginning(data, pieces)
         if pieces:
             if self._surplus:
                 del pieces[self._body_end :]
@@ -230,7 +257,7 @@ class Connection(asyncio.BufferedProtocol):
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
             self._overhead = 0
-            self.heard_s = self._clock()
+            self.heard = True
             if self._sink is not None:
                 self._push(self._sink, body)
             else:
@@ -302,7 +329,8 @@ class Connection(asyncio.BufferedProtocol):
         self.headers = headers
         self.head_done = True
         self._overhead = 0
-        self.heard_s = self._clock()
+        self._chunked = coding is not None
+        self.heard = True
         self._wake()
 
     def on_message_complete(self) -> None:
@@ -345,7 +373,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.reading = reading
         if reading:
-            self.heard_s = self._clock()  # nobody listened meanwhile, so nobody was silent
+            self.heard = True  # nobody listened meanwhile, so nobody was silent
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()

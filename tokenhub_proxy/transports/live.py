@@ -262,5 +262,5 @@ class LiveIncoming:
         elif not connection.head_done:
             if now_s - self._sent_s > timeouts.first_byte_s:
                 connection.fail("ttfb_timeout")
-        elif connection.reading and now_s - connection.heard_s > timeouts.idle_s:
+        elif connection.reading and connection.silent_s() > timeouts.idle_s:
             connection.fail("idle")
