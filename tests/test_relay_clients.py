@@ -418,6 +418,7 @@ async def send_slowly(running: Running, pieces: list[bytes], pause_s: float) -> 
 
 async def test_a_body_that_stops_coming_is_a_408(proxy: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "BODY_S", 0.4)
+    monkeypatch.setattr(sockets, "LINGER_S", 0.2)
 
     status, took = await send_slowly(proxy, [HEAD.encode() + b"Content-Length: 100\r\n\r\n{"], 0.0)
 
@@ -432,6 +433,7 @@ async def test_a_body_that_began_fast_may_not_stop_either(
     proxy: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "BODY_S", 0.4)
+    monkeypatch.setattr(sockets, "LINGER_S", 0.2)
     monkeypatch.setattr(connection, "BODY_BYTES_PER_S", 1)  # 50,000 bytes would buy 13 hours
     start = HEAD.encode() + b"Content-Length: 100000\r\n\r\n" + b" " * 50_000
 
@@ -495,7 +497,10 @@ async def test_another_expectation_is_a_417(proxy: Running) -> None:
     assert error_of(body)["code"] == "invalid_request"
 
 
-async def test_a_body_declared_too_large_is_refused_without_being_asked_for(proxy: Running) -> None:
+async def test_a_body_declared_too_large_is_refused_without_being_asked_for(
+    proxy: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "LINGER_S", 0.2)
     request = HEAD.encode() + b"Expect: 100-continue\r\nContent-Length: 999999999\r\n\r\n"
 
     answer = await raw(proxy, request)

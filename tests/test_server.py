@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import KEY, Running, Serve, one_upstream
 from tests.upstream import STREAM, FakeUpstream, json_says
-from tokenhub_proxy import keys
+from tokenhub_proxy import keys, sockets
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 
@@ -217,7 +217,10 @@ async def test_every_bad_credential_gets_the_same_401(
     }
 
 
-async def test_the_key_is_checked_before_the_body_is_read(proxy: Running) -> None:
+async def test_the_key_is_checked_before_the_body_is_read(
+    proxy: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "LINGER_S", 0.2)
     answer = await raw(
         proxy,
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n"

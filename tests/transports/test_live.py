@@ -321,7 +321,7 @@ async def test_leaving_in_mid_body_closes_the_connection_at_once(live: Live) -> 
         await upstream.peers[0].gone()
         ended_s = upstream.peers[0].ended_at_s
         assert ended_s is not None
-        assert ended_s - left_s < 0.1
+        assert ended_s - left_s < 1.0  # kept for another call, it would stay open for a minute
 
 
 @pytest.mark.parametrize("actions", [[], [send(CHUNKED)], [send(CHUNKED + chunk(EVENT))]])
