@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -126,6 +128,21 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
             assert all(account.held == 0 for account in again.list_accounts())
         finally:
             await again.aclose()
+
+
+@pytest.fixture(scope="session")
+def real_model() -> dict[str, str]:
+    """What the script that starts it prints: base_url, model, embeddings_base_url, embeddings_model, …
+
+    It installs the model where that is missing, so only one caller at a time may run it.
+    """
+    import fcntl
+
+    start = os.environ["TOKENHUB_REAL_MODEL"]
+    with open(start) as script:
+        fcntl.flock(script, fcntl.LOCK_EX)
+        told = subprocess.run([start], check=True, stdout=subprocess.PIPE, text=True, timeout=600).stdout
+    return dict(line.split("=", 1) for line in told.splitlines() if "=" in line)
 
 
 @pytest.fixture

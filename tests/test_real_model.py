@@ -23,15 +23,6 @@ pytestmark = [
 HELLO = [{"role": "user", "content": "Привет!"}]
 
 
-@pytest.fixture(scope="session")
-def real_model() -> dict[str, str]:
-    """What the start script prints: base_url, model, embeddings_base_url, embeddings_model, …"""
-    import subprocess
-
-    told = subprocess.run([START], check=True, capture_output=True, text=True, timeout=300).stdout
-    return dict(line.split("=", 1) for line in told.split() if "=" in line)
-
-
 @pytest.fixture
 async def real(serve: Serve, real_model: dict[str, str]) -> Running:
     """The proxy in front of the model, under the name of another."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import subprocess
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,14 +26,6 @@ pytestmark = [
 ]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL = {"type": "function", "function": {"name": "get_weather", "description": "W", "parameters": SCHEMA}}
-
-
-@pytest.fixture(scope="module")
-def model() -> dict[str, str]:
-    """What the starter prints: KEY=VALUE lines."""
-    # The model may be installed first; its log must not hold our pipe open.
-    done = subprocess.run([str(STARTER)], stdout=subprocess.PIPE, timeout=600, check=True, text=True)
-    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
 
 def ask(model: dict[str, str], stream: bool, **fields: Any) -> tuple[Heard, Any]:
@@ -65,22 +56,22 @@ def ask(model: dict[str, str], stream: bool, **fields: Any) -> tuple[Heard, Any]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_real_model_answers_in_openais_shape(model: dict[str, str], stream: bool) -> None:
-    found, reply = ask(model, stream, messages=[{"role": "user", "content": "Say hello."}])
+def test_a_real_model_answers_in_openais_shape(real_model: dict[str, str], stream: bool) -> None:
+    found, reply = ask(real_model, stream, messages=[{"role": "user", "content": "Say hello."}])
     assert found.text
     assert found.finish in ("stop", "length")
     assert reply.usage.input_total > 0
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_tool_loop_of_two_turns_is_understood(model: dict[str, str], stream: bool) -> None:
+def test_a_tool_loop_of_two_turns_is_understood(real_model: dict[str, str], stream: bool) -> None:
     question = {"role": "user", "content": "What is the weather in Paris?"}
-    first, _ = ask(model, stream, messages=[question], tools=[TOOL], tool_choice="required")
+    first, _ = ask(real_model, stream, messages=[question], tools=[TOOL], tool_choice="required")
     # A small model may answer in words; the second turn is then what the first should have been.
     id, name, given = first.tools[0] if first.tools else ("call_1", "get_weather", {"city": "Paris"})
     function = {"name": name, "arguments": orjson.dumps(given).decode()}
     turn = {"role": "assistant", "tool_calls": [{"id": id, "type": "function", "function": function}]}
     result = {"role": "tool", "tool_call_id": id, "content": "Sunny, 20 degrees."}
-    second, reply = ask(model, stream, messages=[question, turn, result], tools=[TOOL])
+    second, reply = ask(real_model, stream, messages=[question, turn, result], tools=[TOOL])
     assert second.text or second.tools
     assert reply.usage.input_total > 0

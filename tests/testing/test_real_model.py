@@ -46,12 +46,6 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
 ] + [("embeddings", {"model": "embedder", "input": ["one", "two"]})]
 
 
-@pytest.fixture(scope="module")
-def model() -> dict[str, str]:
-    told = subprocess.run([START], check=True, capture_output=True, text=True, timeout=300).stdout
-    return dict(line.split("=", 1) for line in told.split() if "=" in line)
-
-
 def session(folder: Path, config: str, *arguments: str) -> tuple[list[bytes], list[Any]]:
     """Everything that is asked, in a run of its own: the clients' bytes, and the books."""
     folder.mkdir()
@@ -79,9 +73,11 @@ def session(folder: Path, config: str, *arguments: str) -> tuple[list[bytes], li
     ]
 
 
-def test_clients_bytes_books_and_read_boundaries_are_identical(tmp_path: Path, model: dict[str, str]) -> None:
+def test_clients_bytes_books_and_read_boundaries_are_identical(
+    tmp_path: Path, real_model: dict[str, str]
+) -> None:
     tapes = tmp_path / "tapes"
-    config = CONFIG.format(**model, key=KEY)
+    config = CONFIG.format(**real_model, key=KEY)
     answers, books = session(tmp_path / "one", config, "--record", str(tapes))
     again, books_again = session(tmp_path / "two", config, "--replay", str(tapes))
     for (_, body), first, second in zip(ASKED, answers, again, strict=True):
@@ -99,10 +95,12 @@ def test_clients_bytes_books_and_read_boundaries_are_identical(tmp_path: Path, m
             assert secret not in path.read_text()
 
 
-async def test_the_page_says_what_conformance_finds(serve: Serve, model: dict[str, str]) -> None:
-    running = await serve(CONFIG.format(**model, key=KEY).replace("env:REAL_API_KEY", SECRET))
+async def test_the_page_says_what_conformance_finds(serve: Serve, real_model: dict[str, str]) -> None:
+    running = await serve(CONFIG.format(**real_model, key=KEY).replace("env:REAL_API_KEY", SECRET))
     ours = await examine(running.base_url, KEY, "chat", "embedder")
-    theirs = await examine(model["base_url"], "none", model["model"], model["embeddings_model"])
+    theirs = await examine(
+        real_model["base_url"], "none", real_model["model"], real_model["embeddings_model"]
+    )
     page = (ROOT / "docs/testing.md").read_text()
     told = re.findall(r"^\| ([^|]+) \| (\w+) \| (\w+) \|", page.partition("why they differ")[2], re.MULTILINE)
     assert told == [
