@@ -47,10 +47,11 @@ _FILL = (
         {_UPSTREAM}, '', 200, 300, NULL FROM c""",
     f"""INSERT INTO entries {_CALL} SELECT i + {ACCOUNTS}, at + 2, 'charge', {_ACCOUNT},
         'upstream:' || {_UPSTREAM}, cost, request_id, {_WINDOW}, NULL, '' FROM c""",
-    f"""INSERT INTO rollups {_CALL} SELECT CAST((at + 2) / 86400 AS INTEGER) AS day, {_KEY}, {_MODEL},
-        {_UPSTREAM}, count(*), 10 * count(*), 0, 0, 2 * count(*), 0, 0, sum(cost) FROM c GROUP BY 1, 2, 3, 4
+    f"""INSERT INTO rollups {_CALL} SELECT CAST((at + 2) / 86400 AS INTEGER) AS day, {_ACCOUNT}, {_KEY},
+        {_MODEL}, {_UPSTREAM}, count(*), 10 * count(*), 0, 0, 2 * count(*), 0, 0, sum(cost), count(*), 0
+        FROM c GROUP BY 1, 2, 3, 4, 5
         ON CONFLICT DO UPDATE SET requests = requests + excluded.requests, input = input + excluded.input,
-        output = output + excluded.output, cost = cost + excluded.cost""",
+        output = output + excluded.output, cost = cost + excluded.cost, ended = ended + excluded.ended""",
 )
 _BALANCES = (
     f"""INSERT INTO accounts SELECT debit, 0, {CREDIT} - sum(amount), 0, 0 FROM entries

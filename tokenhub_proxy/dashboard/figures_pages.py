@@ -14,7 +14,7 @@ from tokenhub_proxy.dashboard.hub import Hub
 from tokenhub_proxy.dashboard.key_pages import base_url
 from tokenhub_proxy.errors import InvalidRequest, NotFound, shown
 from tokenhub_proxy.keys import Scope
-from tokenhub_proxy.ledger import WORLD, Entry, Receipt, figures
+from tokenhub_proxy.ledger import WORLD, Entry, figures
 from tokenhub_proxy.ledger.figures import Filter, Spent
 from tokenhub_proxy.ledger.rows import DAY_S
 from tokenhub_proxy.pricelist import lookup
@@ -25,12 +25,6 @@ from tokenhub_proxy.routes import Route, Target
 Named = tuple[str, ...]
 SPANS = (7, 30, 90)
 TOP = 5
-LATELY_S = DAY_S
-
-
-def names_of(hub: Hub, account: str | None) -> Sequence[str] | None:
-    """The keys whose usage is an account's; None where it is everybody's."""
-    return None if account is None else [key.name for key in hub.keys(account)]
 
 
 def today(hub: Hub) -> int:
@@ -40,12 +34,10 @@ def today(hub: Hub) -> int:
 
 async def overview(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Answer:
     account, t, day = hub.account(asked, visitor), hub.pages.words(asked), today(hub)
-    names = names_of(hub, account)
     # Two sums of few rows each; one by both would have as many rows as there are pairs.
-    rows = await figures.spent(hub.ledger.reader, names, day - 29, ("model",))
-    by_key = await figures.spent(hub.ledger.reader, names, day - 29, ("key",))
-    lately = await figures.since(hub.ledger.reader, account, hub.clock() - LATELY_S)
-    failed = sum(1 for receipt in lately if is_failed(receipt))
+    rows = await figures.spent(hub.ledger.reader, account, day - 29, ("model",))
+    by_key = await figures.spent(hub.ledger.reader, account, day - 29, ("key",))
+    newest = await figures.calls(hub.ledger.reader, figures.Filter(account), None)
     spent = {days: sum(row.cost for row in rows if row.day > day - days) for days in (1, 7, 30)}
     paying = hub.ledger.account(account) if account is not None else None
     stack = charts.stacked(_days(day, 30), _by_day(rows, "model"), t("chart.others"))
@@ -61,22 +53,16 @@ async def overview(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> An
         requests=sum(row.requests for row in rows if row.day == day),
         requests_month=sum(row.requests for row in rows),
         tokens=sum(row.input + row.cached + row.output for row in rows),
-        failed=failed,
-        lately=len(lately),
+        failed=sum(row.failed for row in rows if row.day > day - 7),
+        ended=sum(row.ended for row in rows if row.day > day - 7),
         stack=stack,
         top_models=_top(rows, "model"),
         top_keys=_top(by_key, "key"),
-        newest=lately[:TOP],
+        own_keys={key.name for key in hub.keys(account)},
+        newest=newest.receipts[:TOP],
         active=len(active),
         base_url=base_url(asked),
         model=next(iter(hub.relay.serving.routes.visible(Scope())), "demo"),
-    )
-
-
-def is_failed(receipt: Receipt) -> bool:
-    """Whether a call ended otherwise than its client wished."""
-    return receipt.status != "held" and (
-        receipt.status != "settled" or receipt.http_status >= 400 or bool(receipt.reason)
     )
 
 
@@ -121,11 +107,10 @@ async def _used(
 ) -> tuple[str | None, Sequence[Spent]]:
     account = hub.account(asked, visitor)
     only = {name: asked.query.get(name, "") for name in ("key", "model")}
-    if only["key"]:
+    rows = await figures.spent(hub.ledger.reader, account, today(hub) - _span(asked) + 1, groups, **only)
+    if only["key"] and not rows:
+        # A key that has left this account is known by what it used here.
         hub.key(only["key"], visitor)
-    rows = await figures.spent(
-        hub.ledger.reader, names_of(hub, account), today(hub) - _span(asked) + 1, groups, **only
-    )
     return account, rows
 
 
@@ -162,7 +147,17 @@ async def usage_csv(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> A
     _, rows = await _used(hub, asked, visitor, ("key", "model"))
     return csv_answer(
         "usage.csv",
-        ("day", "key", "model", "requests", "input_tokens", "cached_tokens", "output_tokens", "cost_usd"),
+        (
+            "day",
+            "key",
+            "model",
+            "requests",
+            "input_tokens",
+            "cached_tokens",
+            "output_tokens",
+            "cost_usd",
+            "failed_requests",
+        ),
         (
             (
                 timestamp(row.at)[:10],
@@ -173,6 +168,7 @@ async def usage_csv(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> A
                 row.cached,
                 row.output,
                 format_usd(row.cost),
+                row.failed,
             )
             for row in rows
         ),
@@ -228,7 +224,7 @@ async def request(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Ans
     receipt = await hub.ledger.receipt(named[0])
     if receipt is None or not (visitor.operator or receipt.account == visitor.person.account):
         raise NotFound(f"There is no request {shown(named[0])}.")
-    return hub.page(asked, visitor, "request.html", receipt=receipt, failed=is_failed(receipt))
+    return hub.page(asked, visitor, "request.html", receipt=receipt, failed=receipt.failed)
 
 
 # --- balance

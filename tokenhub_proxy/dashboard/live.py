@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from tokenhub_proxy import calls
 from tokenhub_proxy.dashboard.access import Visitor
 from tokenhub_proxy.dashboard.asked import Answer, Asked
-from tokenhub_proxy.dashboard.figures_pages import is_failed
 from tokenhub_proxy.dashboard.hub import Hub
 from tokenhub_proxy.errors import NotFound, ProxyError, shown
 from tokenhub_proxy.exchange import Exchange
@@ -71,7 +70,7 @@ async def _live(hub: Hub, asked: Asked, visitor: Visitor, template: str) -> Answ
         visitor,
         template,
         recent=len(recent),
-        failed=sum(map(is_failed, recent)),
+        failed=sum(receipt.failed for receipt in recent),
         per_minute=len(recent) * 60 // int(WINDOW_S),
         first={each: percentile(first, each) for each in (50, 95, 99)},
         took={each: percentile(took, each) for each in (50, 95, 99)},

@@ -34,8 +34,7 @@ async def accounts(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> An
 
 
 async def _accounts(hub: Hub, asked: Asked, visitor: Visitor, problem: ProxyError | None) -> Answer:
-    owners = {key.name: key.account for key in hub.keys(None)}
-    spent = await figures.accounts_spent(hub.ledger.reader, owners, today(hub) - 29)
+    spent = await figures.accounts_spent(hub.ledger.reader, today(hub) - 29)
     rows = [
         (
             account,

@@ -85,6 +85,11 @@ class Ending(NamedTuple):
     first_byte_ms: int | None = None
     attempts: tuple[str, ...] = ()
 
+    @property
+    def failed(self) -> bool:
+        """Whether the call ended otherwise than its client wished."""
+        return self.status != "settled" or self.http_status >= 400 or bool(self.reason)
+
 
 @dataclass(slots=True)
 class Hold:
@@ -137,6 +142,12 @@ class Receipt:
     first_byte_ms: int | None = None
     attempts: tuple[str, ...] = ()
     hold_id: int = 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether the call ended otherwise than its client wished; one that runs has not."""
+        ended = self.status != "held"
+        return ended and (self.status != "settled" or self.http_status >= 400 or bool(self.reason))
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,13 @@ _CHECKS: tuple[tuple[str, str], ...] = (
            ) GROUP BY name HAVING sum(usage) <> sum(entries)""",
     ),
     (
+        "account {}: the usage says {}, the entries {}",
+        """SELECT name, sum(usage), sum(entries) FROM (
+               SELECT account AS name, cost AS usage, 0 AS entries FROM rollups
+               UNION ALL SELECT debit, 0, amount FROM entries WHERE kind = 'charge'
+           ) WHERE (SELECT purge_below FROM meta) = 0 GROUP BY name HAVING sum(usage) <> sum(entries)""",
+    ),
+    (
         "the usage counts {} settled calls, there are {}",
         """SELECT * FROM (SELECT (SELECT coalesce(sum(requests), 0) FROM rollups) AS counted,
                                  (SELECT count(*) FROM endings WHERE status = 'settled') AS settled)

@@ -10,6 +10,7 @@ from tokenhub_proxy.ledger import Entry, Receipt
 from tokenhub_proxy.ledger.reader import Query, Reader
 from tokenhub_proxy.ledger.reports import RECEIPT, receipt_of
 from tokenhub_proxy.ledger.rows import DAY_S, ENTRY_COLUMNS
+from tokenhub_proxy.ledger.schema_usage import FAILED
 
 PAGE = 50
 # Of calls that match a filter, one page looks through so many; the next begins where it ended.
@@ -40,7 +41,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Settled calls of one day, key and model."""
+    """Settled calls of one day, key and model; of all that ended, how many failed."""
 
     day: int
     key: str
@@ -51,6 +52,8 @@ class Spent:
     cached: int
     output: int
     cost: int
+    ended: int
+    failed: int
 
     @property
     def at(self) -> float:
@@ -62,14 +65,13 @@ _GROUPS = {"key": "key", "model": "model", "upstream": "upstream"}
 
 
 async def spent(
-    reader: Reader, keys: Sequence[str] | None, since: int, groups: Sequence[str], **only: str
+    reader: Reader, account: str | None, since: int, groups: Sequence[str], **only: str
 ) -> Sequence[Spent]:
-    """Usage by day and by the groups, of these keys (None: all), from the day `since` (since 1970)."""
-    if keys is not None and not keys:
-        return []
-    conditions, values = ["day >= ?"], [since, *(keys or ())]
-    if keys is not None:
-        conditions.append(f"key IN ({', '.join('?' * len(keys))})")
+    """Usage by day and by the groups, of one account or of all, from the day `since` (since 1970)."""
+    conditions, values = ["day >= ?"], list[Any]([since])
+    if account is not None:
+        conditions.append("account = ?")
+        values.append(account)
     for name, value in only.items():
         if value:
             conditions.append(f"{_GROUPS[name]} = ?")
@@ -77,7 +79,8 @@ async def spent(
     columns = ", ".join(name if name in groups else "''" for name in _GROUPS)
     by = ", ".join(("day", *groups))
     query = (
-        f"SELECT day, {columns}, sum(requests), sum(input + cache_write), sum(cached), sum(output), sum(cost)"
+        f"SELECT day, {columns}, sum(requests), sum(input + cache_write), sum(cached), sum(output),"
+        " sum(cost), sum(ended), sum(failed)"
         f" FROM rollups WHERE {' AND '.join(conditions)} GROUP BY {by} ORDER BY day"
     )
     (rows,) = await reader.fetch((query, values))
@@ -96,9 +99,8 @@ async def calls(reader: Reader, wanted: Filter, before: int | None) -> Found:
         if value:
             outer.append(f"h.{column} = ?")
             values.append(value)
-    failed = "(e.status <> 'settled' OR e.http_status >= 400 OR e.reason <> '')"
     if wanted.status in ("ok", "failed"):
-        outer.append(failed if wanted.status == "failed" else f"NOT {failed}")
+        outer.append(FAILED if wanted.status == "failed" else f"NOT {FAILED}")
     picked = RECEIPT.replace("FROM holds h", f"FROM ({inner}) h")
     looked: Query = (
         f"SELECT min(id), count(*) FROM ({inner})",
@@ -148,11 +150,16 @@ async def statement(reader: Reader, account: str, before: int | None) -> Stateme
     return Statement([Entry(*row) for row in rows[:PAGE]], len(rows) > PAGE, posted[0][0] if posted else 0)
 
 
-async def accounts_spent(reader: Reader, keys: Mapping[str, str], day: int) -> Mapping[str, int]:
-    """What each account spent from a day on, by its keys; `keys` says whose each is."""
-    (rows,) = await reader.fetch(("SELECT key, sum(cost) FROM rollups WHERE day >= ? GROUP BY key", (day,)))
-    found: dict[str, int] = {}
-    for key, cost in rows:
-        account = keys.get(key, "")
-        found[account] = found.get(account, 0) + cost
-    return found
+async def accounts_spent(reader: Reader, day: int) -> Mapping[str, int]:
+    """What each account spent from a day on."""
+    query = "SELECT account, sum(cost) FROM rollups WHERE day >= ? GROUP BY account"
+    (rows,) = await reader.fetch((query, (day,)))
+    return dict(rows)
+
+
+async def keys_used(reader: Reader, account: str | None, day: int) -> Mapping[str, tuple[int, int]]:
+    """Of each key that was used since a day: the last day (since 1970) of use, and what it spent."""
+    owned, values = ("AND account = ?", [account]) if account is not None else ("", [])
+    query = f"SELECT key, max(day), sum(cost) FROM rollups WHERE day >= ? {owned} GROUP BY key"
+    (rows,) = await reader.fetch((query, (day, *values)))
+    return {key: (last, cost) for key, last, cost in rows}

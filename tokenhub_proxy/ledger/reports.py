@@ -104,7 +104,7 @@ async def usage(reader: Reader, by: UsageBy, since: float) -> Sequence[UsageRow]
             f"SELECT {name}, sum(requests), sum(input), sum(cached), sum(cache_write), sum(output),"
             " sum(reasoning), sum(estimated), sum(cost) FROM rollups WHERE day >= ?"
             # Each dimension is a column too; days come in their order and need no sorting.
-            f" GROUP BY {by} ORDER BY {by}",
+            f" GROUP BY {by} HAVING sum(requests) > 0 ORDER BY {by}",
             (int(since // DAY_S),),
         )
     )

@@ -68,12 +68,12 @@ _INSERT_IDEMPOTENCY = (
 )
 _FORGET_IDEMPOTENCY = "DELETE FROM idempotency WHERE at < ?"
 _ADD_ROLLUP = (
-    "INSERT INTO rollups VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (day, key, model, upstream) DO UPDATE SET requests = requests + excluded.requests,"
+    "INSERT INTO rollups VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (day, account, key, model, upstream) DO UPDATE SET requests = requests + excluded.requests,"
     " input = input + excluded.input, cached = cached + excluded.cached,"
     " cache_write = cache_write + excluded.cache_write, output = output + excluded.output,"
     " reasoning = reasoning + excluded.reasoning, estimated = estimated + excluded.estimated,"
-    " cost = cost + excluded.cost"
+    " cost = cost + excluded.cost, ended = ended + excluded.ended, failed = failed + excluded.failed"
 )
 _OPEN_ACCOUNT = (
     "INSERT INTO accounts VALUES (?, ?, 0, 0, 0)"
@@ -158,7 +158,7 @@ class _Rows:
         self._idempotency: list[tuple[Any, ...]] = []
         self._accounts: dict[str, list[int]] = {}
         self._windows: dict[str, list[Any]] = {}
-        self._rollups: dict[tuple[int, str, str, str], list[int]] = {}
+        self._rollups: dict[tuple[int, str, str, str, str], list[int]] = {}
         self._references: dict[str, Entry] = {}
         self._last_entry_id: int | None = None
 
@@ -222,12 +222,14 @@ class _Rows:
                     hold.request_id, None, None, "",
                 )
             )  # fmt: skip
-        if ending.status != "settled":
-            return
-        name = (int(ending.at // DAY_S), hold.key.name, hold.model, upstream)
+        name = (int(ending.at // DAY_S), account, hold.key.name, hold.model, upstream)
         sums = self._rollups.get(name)
         if sums is None:
-            sums = self._rollups[name] = [0] * 8
+            sums = self._rollups[name] = [0] * 10
+        sums[8] += 1
+        sums[9] += ending.failed
+        if ending.status != "settled":
+            return
         sums[0] += 1
         sums[1] += usage.input
         sums[2] += usage.cached

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenhub_proxy.ledger import schema_orders, schema_people
+from tokenhub_proxy.ledger import schema_orders, schema_people, schema_usage
 
 # ruff: noqa: S608 - the parts of the statements are table names of this file
 
@@ -142,6 +142,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     schema_orders.STEP,
     schema_people.STEP,
+    schema_usage.STEP,
 )
 
 VERSION = len(MIGRATIONS)
