@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import orjson
 import pytest
 
 from tests.browsing import Visitor, visitor
-from tests.conftest import Running
+from tests.conftest import Running, Serve, one_upstream
 from tests.test_server import MESSAGES, ask
 from tests.upstream import FakeUpstream
 from tokenhub_proxy.dashboard import words
 from tokenhub_proxy.dashboard.app import ROUTES
+from tokenhub_proxy.ledger.orders import Create, Order
 
+ORDER = "ord_of_acme"
 OWNERS_PAGES = [
     "/dashboard",
     "/dashboard/keys",
@@ -25,6 +28,10 @@ OWNERS_PAGES = [
     "/dashboard/requests",
     "/dashboard/requests?status=failed",
     "/dashboard/balance",
+    "/dashboard/top-up",
+    "/dashboard/top-up/quote?preset=25",
+    "/dashboard/orders",
+    f"/dashboard/orders/{ORDER}",
     "/dashboard/models",
     "/dashboard/playground",
     "/dashboard/account",
@@ -35,11 +42,22 @@ OPERATORS_PAGES = [
     "/dashboard/upstreams",
     "/dashboard/accounts",
     "/dashboard/accounts/acme",
+    "/dashboard/desk",
+    "/dashboard/desk?state=needs_review&provider=tron&account=acme",
+    "/dashboard/desk/webhooks",
+    "/dashboard/desk/codes",
+    "/dashboard/desk/settings",
     "/dashboard/people",
     "/dashboard/audit",
     "/dashboard/config",
     "/dashboard/system",
 ]
+
+
+@pytest.fixture
+async def proxy(serve: Serve, upstream: FakeUpstream) -> Running:
+    """As everywhere, and payments are taken by hand."""
+    return await serve(one_upstream(upstream.base_url, "payments: {operator: {}}"))
 
 
 @pytest.fixture
@@ -55,7 +73,9 @@ async def owner(proxy: Running) -> Visitor:
 
 @pytest.fixture
 async def secret(proxy: Running, owner: Visitor, upstream: FakeUpstream) -> str:
-    """The secret of the key `mine`, after one call of 9,000,000 nanodollars."""
+    """The secret of the key `mine`, after one call of 9,000,000 nanodollars; and an order of acme's."""
+    order = Order(ORDER, "acme", "operator", "invoice", 1000, "USD", 10**10, time.time(), time.time() + 9999)
+    await proxy.ledger.take(Create(order))
     made = await owner.post("/dashboard/keys", {"name": "mine", "any_model": "yes"})
     secret = re.search(r"sk-th-[0-9A-Za-z]{34}", made.text)
     assert secret, made.text
@@ -76,7 +96,7 @@ async def test_every_page_is_there_in_both_languages(
         seen = await who.get(page, **{"Accept-Language": f"{language};q=0.9, de"})
 
         assert seen.status == 200, (page, seen.text)
-        if "panel" not in page:
+        if "panel" not in page and "quote" not in page:
             assert f'<html lang="{language}"' in seen.text, page
         assert secret not in seen.text
 
@@ -89,6 +109,10 @@ PLACES = {
     "/dashboard/keys/{}/revoke": "mine",
     "/dashboard/accounts/{}": "acme",
     "/dashboard/upstreams/{}/test": "demo",
+    "/dashboard/orders/{}": ORDER,
+    "/dashboard/orders/{}/panel": ORDER,
+    "/dashboard/orders/{}/act": ORDER,
+    "/dashboard/desk/webhooks/{}/replay": "1",
     "/dashboard/link/{}": "0" * 64,
 }
 OPEN = {route.path for route in ROUTES if route.who == "anybody"}

@@ -251,6 +251,7 @@ async def balance(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Ans
         next_balance=after,
         world=WORLD,
         blocked=hub.ledger.is_blocked(account.name),
+        takes_payments=hub.config().payments is not None,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tokenhub_proxy.admin import Administration
@@ -11,6 +11,7 @@ from tokenhub_proxy.config import Config
 from tokenhub_proxy.dashboard.access import Access, Visitor
 from tokenhub_proxy.dashboard.asked import Answer, Asked, Forbidden
 from tokenhub_proxy.dashboard.rendering import Pages
+from tokenhub_proxy.dashboard.throttle import Throttle
 from tokenhub_proxy.errors import NotFound, shown
 from tokenhub_proxy.keys import Key
 from tokenhub_proxy.ledger import Account
@@ -31,6 +32,8 @@ class Hub:
     access: Access
     pages: Pages
     clock: Callable[[], float]
+    # Codes that were typed wrong, by who typed them.
+    redemptions: Throttle = field(default_factory=Throttle)
 
     def account(self, asked: Asked, visitor: Visitor) -> str | None:
         """Whose figures are wanted: an owner's own always; an operator's choice, None for all.

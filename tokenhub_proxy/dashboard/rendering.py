@@ -68,7 +68,6 @@ class Pages:
             csrf=visitor.form_token if visitor is not None else "",
             theme=theme if theme in THEMES else "auto",
             now=self._clock(),
-            here=asked.path,
-            **{"problem": None, "confirmed": True, **known},
+            **{"here": asked.path, "problem": None, "confirmed": True, **known},
         )
         return Answer(body.encode())

@@ -117,6 +117,10 @@ class Words:
         point = "." if self.code == "en" else ","
         return f"{tenths // 10}{point}{tenths % 10}{'' if self.code == 'en' else NARROW_SPACE}%"
 
+    def decimal(self, text: str) -> str:
+        """A decimal text such as "3.5" with this language's point."""
+        return text if self.code == "en" else text.replace(".", ",")
+
     def date(self, at: float) -> str:
         """A day, as people write it."""
         day = datetime.fromtimestamp(at, UTC)
