@@ -103,7 +103,8 @@ def test_the_wheel_holds_the_package_its_data_and_what_describes_it(built, tmp_p
         described = wheel.read(f"{info}/WHEEL").decode()
         commands = wheel.read(f"{info}/entry_points.txt").decode()
     committed = set(git("ls-tree", "-r", "--name-only", "HEAD", "tokenhub_proxy").split())
-    assert names == committed | {f"{info}/{name}" for name in METADATA}
+    manual = info.replace(".dist-info", ".data") + "/data/share/man/man1/tokenhub-proxy.1"
+    assert names == committed | {f"{info}/{name}" for name in METADATA} | {manual}
     data = {Path(name) for name in committed if not name.endswith(".py")}
     pages = {path for path in data if path.parent.parent.name == "dashboard"}
     assert {path.name for path in data - pages} == PACKAGE_DATA

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tokenhub_proxy import (
+    cli_completion,
     cli_conformance,
     cli_health,
     cli_import,
     cli_keys,
     cli_leases,
+    cli_ledger,
+    cli_parser,
     cli_payments,
     cli_people,
     cli_prices,
@@ -80,12 +83,14 @@ def fail(code: int, message: str) -> NoReturn:
 
 def parser() -> argparse.ArgumentParser:
     """The whole tree of commands; docs/cli.md and the help come from it."""
-    tree = argparse.ArgumentParser(
+    tree = cli_parser.RootParser(
         prog="tokenhub-proxy",
         description="A streaming LLM gateway: every model behind one OpenAI-compatible key.",
     )
     tree.add_argument("--version", action="version", version=_version())
-    commands = tree.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = tree.add_subparsers(
+        title="commands", required=True, metavar="COMMAND", parser_class=cli_parser.CommandParser
+    )
     _add_serving(commands)
     cli_keys.add_to(commands, _verb)
     _add_accounts(commands)
@@ -152,21 +157,14 @@ def _add_accounts(commands: Any) -> None:
 
 
 def _add_reports(commands: Any) -> None:
-    usage = _add(commands, "usage", _ask_verb, "spend and tokens")
+    usage = _add(commands, "usage", ask_verb, "spend and tokens")
     usage.set_defaults(verb="usage")
     usage.add_argument("--by", choices=("key", "model", "upstream", "day"), default="key")
     usage.add_argument("--since", metavar="D", help="whole days from 2026-11-01 on, or from 7d ago on")
     form = usage.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print CSV")
     form.add_argument("--json", action="store_true", help="print JSON")
-    group = commands.add_parser("ledger", help="the books themselves").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    verify = _add(group, "verify", _verify, "re-add every balance from its entries; exit 1 on a difference")
-    verify.add_argument("--json", action="store_true", help="print JSON")
-    backup = _verb(group, "ledger", "backup", "copy the ledger while it is in use")
-    backup.add_argument("path", metavar="PATH", type=os.path.abspath)
-    _add(group, "export", _export, "print every entry as a JSON line")
+    cli_ledger.add_to(commands, _add, _verb)
     cli_payments.add_to(commands, _verb)
     audit = _verb(commands, "", "audit", "show who changed what, the newest first")
     audit.add_argument("--before", metavar="ID", type=int, help="only what is older than this line")
@@ -176,10 +174,11 @@ def _add_reports(commands: Any) -> None:
     cli_top.add_to(commands, _add)
     cli_conformance.add_to(commands)
     cli_health.add_to(commands)
+    cli_completion.add_to(commands)
 
 
 def _verb(group: Any, noun: str, name: str, help: str) -> argparse.ArgumentParser:
-    command = _add(group, name, _ask_verb, help)
+    command = _add(group, name, ask_verb, help)
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(verb=f"{noun} {name}".strip())
     return command
@@ -229,7 +228,8 @@ def _explain(arguments: argparse.Namespace) -> int:
     return FOUND if "refusal" in told else 0
 
 
-def _ask_verb(arguments: argparse.Namespace) -> int:
+def ask_verb(arguments: argparse.Namespace) -> int:
+    """Run the verb of a command and print what it gives."""
     from tokenhub_proxy import tables
 
     left_out = {"run", "verb", "config", "ledger", "json", "csv"}
@@ -243,26 +243,6 @@ def _ask_verb(arguments: argparse.Namespace) -> int:
         print(tables.table(result))
     if "secret" in result and sys.stderr.isatty():
         print("The secret is shown this once; only its digest is kept.", file=sys.stderr)
-    return 0
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    from tokenhub_proxy import tables
-
-    result = one_result(arguments, "ledger verify", {})
-    if arguments.json:
-        print(tables.as_json(result))
-    else:
-        print("\n".join(result["differences"]) or "The books add up.")
-    return FOUND if result["differences"] else 0
-
-
-def _export(arguments: argparse.Namespace) -> int:
-    import orjson
-
-    for kind, item in results(arguments, "ledger export", {}):
-        if kind == "item":
-            sys.stdout.write(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE).decode())
     return 0
 
 
@@ -280,12 +260,7 @@ def results(arguments: argparse.Namespace, verb: str, asked: dict[str, Any]) -> 
     from tokenhub_proxy import control
     from tokenhub_proxy.ledger.file import path_of
 
-    if arguments.ledger is not None:
-        # A running server is asked though ./config.yaml may be broken right now.
-        config, url = None, ledger_url(arguments.ledger)
-    else:
-        config = load_config(arguments.config)
-        url = config.ledger_url if config is not None else LEDGER_URL
+    config, url = _ledger_of(arguments)
     path = path_of(url)
     try:
         yield from control.ask(path, verb, asked)
@@ -303,6 +278,22 @@ def results(arguments: argparse.Namespace, verb: str, asked: dict[str, Any]) -> 
         if verb == "explain":
             url = "sqlite:///:memory:"
     yield from _results_here(config or load_config(arguments.config), url, verb, asked)
+
+
+def _ledger_of(arguments: argparse.Namespace) -> tuple[Config | None, str]:
+    """The config, where it is needed to know the ledger, and the ledger's URL."""
+    if arguments.ledger is not None:
+        # A running server is asked though ./config.yaml may be broken right now.
+        return None, ledger_url(arguments.ledger)
+    config = load_config(arguments.config)
+    return config, config.ledger_url if config is not None else LEDGER_URL
+
+
+def ledger_path(arguments: argparse.Namespace) -> str:
+    """The file of the ledger that a command is about."""
+    from tokenhub_proxy.ledger.file import path_of
+
+    return path_of(_ledger_of(arguments)[1])
 
 
 def _results_here(
