@@ -377,6 +377,7 @@ SECTIONS = {
     "cryptopay": "payments: {cryptopay: {%s}}",
     "tron": "payments: {tron: {%s}}",
     "operator": "payments: {operator: {%s}}",
+    "traces": "traces: {%s}",
 }
 EVERY_OPTION = [(section, option) for section, options in OPTIONS.items() for option in options]
 

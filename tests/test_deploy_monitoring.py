@@ -86,7 +86,7 @@ def test_the_dashboard_shows_every_metric_but_what_others_say_better() -> None:
     unshown = set(FAMILIES) - shown
     assert unshown == {
         "tokenhub_draining",
-        "tokenhub_trace_spans_total",
+        "tokenhub_traced_requests_total",
         "process_virtual_memory_bytes",
         "process_start_time_seconds",
     }

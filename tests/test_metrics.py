@@ -199,7 +199,7 @@ async def test_a_running_proxy_tells_every_family_as_prometheus_reads_it(proxy: 
     assert media_type == "text/plain; version=0.0.4; charset=utf-8"
     found = parsed(text)
     told = set(re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE))
-    assert told == set(FAMILIES) - {"tokenhub_trace_spans_total"}
+    assert told == set(FAMILIES) - {"tokenhub_traced_requests_total"}
     assert found[at("tokenhub_requests_total", model="demo", upstream="demo", status="200", code="")] == 1
     refused = {"model": "", "upstream": "", "status": "404", "code": "model_not_found"}
     assert found[at("tokenhub_requests_total", **refused)] == 1

@@ -75,6 +75,7 @@ FLOORS: dict[str, int] = {
     "payments.watch": 2,
     "payments.webhooks": 2,
     "relay": 2,
+    "tracing.*": 2,
     "pulse": 2,
     "transports.*": 2,
     "watch": 2,
@@ -104,6 +105,7 @@ FLOORS: dict[str, int] = {
     # doors; wiring alone chooses implementations
     "__main__": 4,
     "activation": 4,
+    "audience": 4,
     "carriers": 4,
     "cli": 4,
     "cli_completion": 4,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 
 from tokenhub_proxy import __version__
@@ -18,11 +18,20 @@ from tokenhub_proxy.relay import Relay
 class Instruments:
     """The counters of finished exchanges, and beside them what is so just now."""
 
-    def __init__(self, relay: Relay, ledger: SqliteLedger, counters: Counters, started_at: float) -> None:
+    def __init__(
+        self,
+        relay: Relay,
+        ledger: SqliteLedger,
+        counters: Counters,
+        started_at: float,
+        traced: Mapping[str, int] | None,
+    ) -> None:
+        """`traced` counts what came of telling of calls; None where that is not done."""
         self._relay = relay
         self._ledger = ledger
         self.counters = counters
         self.started_at = started_at
+        self._traced = traced
         self.lag = Histogram(FAMILIES["tokenhub_loop_lag_seconds"].buckets)
         self.lag_s = 0.0  # at the last beat
         self._commits = Histogram(FAMILIES["tokenhub_ledger_commit_seconds"].buckets)
@@ -48,6 +57,10 @@ class Instruments:
             ("tokenhub_loop_lag_seconds", self.lag),
         ):
             yield head(name) + "".join(histogram(name, found))
+        if self._traced is not None:
+            name = "tokenhub_traced_requests_total"
+            told = sorted(self._traced.items())
+            yield head(name) + "".join(sample(name, count, outcome) for outcome, count in told)
         name = "tokenhub_build_info"
         yield head(name) + sample(name, 1, __version__, python())
         yield "".join(head(name) + sample(name, value) for name, value in process.figures())

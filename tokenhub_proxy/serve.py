@@ -56,7 +56,7 @@ ONE_ASKING_S = 0.25
 # What is cut after the drain is told, settled and written within this.
 AFTER_DRAIN_S = 15.0
 # What is decided once, at the start.
-FIXED = ("listen_host", "listen_port", "ledger_url", "durability", "log_format")
+FIXED = ("listen_host", "listen_port", "ledger_url", "durability", "log_format", "traces")
 
 Adjust = Callable[[Config], Config]
 

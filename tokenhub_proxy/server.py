@@ -9,7 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 import orjson
@@ -34,6 +34,9 @@ from tokenhub_proxy.receipts import receipt_json, timestamp
 from tokenhub_proxy.relay import Relay
 from tokenhub_proxy.routes import Route
 from tokenhub_proxy.wire import RequestHeaders
+
+if TYPE_CHECKING:
+    from tokenhub_proxy.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +107,7 @@ class Application:
         render_metrics: Callable[[], Iterator[str]],
         started_at: float,
         mounted: Mounted | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._relay = relay
         self.request_id = request_id
@@ -112,6 +116,7 @@ class Application:
         self._mounted = mounted
         self._description = Page(resources.files("tokenhub_proxy").joinpath("openapi.json").read_bytes())
         self.cors_origins = cors_origins
+        self._tracer = tracer
         self.webhooks: Webhooks | None = None  # none where no payments are taken
         self._routes: dict[str, Handler] = {
             "/v1/models": self._models,
@@ -144,6 +149,8 @@ class Application:
         endpoint = METERED.get(client.path) if client.method == "POST" else None
         try:
             if endpoint is not None:
+                if self._tracer is not None:
+                    self._tracer.begin(client.headers)
                 await self._relay.handle(client, endpoint)
             else:
                 await self._plain(client)

@@ -9,13 +9,14 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tokenhub_proxy import observers
 from tokenhub_proxy.admin import PAYMENT_VERBS, Administration, Verb
 from tokenhub_proxy.arguments import Arguments
+from tokenhub_proxy.audience import Audience
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.carriers import Transports, scripted
 from tokenhub_proxy.config import Config
@@ -26,7 +27,6 @@ from tokenhub_proxy.instruments import Instruments
 from tokenhub_proxy.leasing import Leasing
 from tokenhub_proxy.ledger.sqlite import SqliteLedger, open_ledger
 from tokenhub_proxy.limits import Limits
-from tokenhub_proxy.metrics.counters import Counters
 from tokenhub_proxy.mount import Mount
 from tokenhub_proxy.pulse import Pulse
 from tokenhub_proxy.relay import Relay, Serving
@@ -121,6 +121,7 @@ class Proxy:
     _listener: asyncio.Server
     _pages: Mount
     _instruments: Instruments
+    _audience: Audience
     _keeping: tuple[asyncio.Task[None], ...] = ()
     office: Office | None = None  # where payments are taken, if they are
 
@@ -227,6 +228,7 @@ class Proxy:
         await self._transports.aclose()
         if self.office is not None:
             await self.office.aclose()
+        await self._audience.aclose()
         log.info("drain_end cut=%d unsettled=%d", cut, len(self.relay.in_flight))
 
     async def _greeted(self, hurry: asyncio.Event) -> None:
@@ -267,17 +269,11 @@ async def start(
         await ledger.declare(config.keys, config.accounts)
         hop = f"tokenhub-proxy-{os.urandom(8).hex()}"  # of this run, and of nothing else
         carriers = Transports(scripted(demo_pause_s), hop) if transports is None else transports(hop)
-        counters, refusals = Counters(), observers.QuotaRefusals()
-        relay = make_relay(
-            config,
-            ledger,
-            transport=carriers,
-            told=[counters, refusals, observers.trouble, *_access_log(config, log), *told],
-            clock=clock,
-            hop=hop,
-        )
-        instruments = Instruments(relay, ledger, counters, clock())
-        pages = Mount(config, relay, counters)
+        audience = Audience(config, log)
+        transport, heard = audience.transports(carriers), [*audience.observers, *told]
+        relay = make_relay(config, ledger, transport=transport, told=heard, clock=clock, hop=hop)
+        instruments = Instruments(relay, ledger, audience.counters, clock(), audience.outcomes)
+        pages = Mount(config, relay, audience.counters)
         application = Application(
             relay,
             cors_origins=config.cors_origins,
@@ -285,6 +281,7 @@ async def start(
             render_metrics=instruments.render,
             started_at=instruments.started_at,
             mounted=pages.handle,
+            tracer=audience.tracer,
         )
         server, listener = await listen(application, config.listen_host, config.listen_port, inherited)
     except BaseException:
@@ -297,22 +294,16 @@ async def start(
         application=application,
         ledger=ledger,
         base_url=base_url,
-        leasing=leasing(relay, ledger, refusals.by_key, base_url),
+        leasing=leasing(relay, ledger, audience.refusals.by_key, base_url),
         _transports=carriers,
         _server=server,
         _listener=listener,
         _pages=pages,
         _instruments=instruments,
+        _audience=audience,
     )
     proxy.keep()
     return proxy
-
-
-def _access_log(config: Config, stream: TextIO | None) -> Iterator[observers.Observer]:
-    soon = asyncio.get_running_loop().call_soon
-    line = None if stream is None else observers.log_to(stream, config.log_format, soon)
-    if line is not None:
-        yield line
 
 
 def _base_url(listener: asyncio.Server, host: str | None) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from tokenhub_proxy.config import keys as _keys
 from tokenhub_proxy.config import models as _models
 from tokenhub_proxy.config import payments as _payments
+from tokenhub_proxy.config import traces as _traces
 from tokenhub_proxy.config import upstreams as _upstreams
 from tokenhub_proxy.config import values
 from tokenhub_proxy.config.keys import KeyReader, read_accounts
@@ -25,6 +26,7 @@ from tokenhub_proxy.config.nodes import (
 )
 from tokenhub_proxy.config.payments import read_payments
 from tokenhub_proxy.config.secrets import Secrets
+from tokenhub_proxy.config.traces import Traces, read_traces
 from tokenhub_proxy.config.upstreams import UpstreamReader
 from tokenhub_proxy.config.walk import Walk
 from tokenhub_proxy.inflate import CODINGS
@@ -45,13 +47,14 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "": (
         "listen", "ledger", "max_body_mib", "body_encodings", "durability", "trusted_proxies", "cors_origins",
         "log", "prices", "retention_days", "dashboard", "streams", "shutdown", "upstreams", "models",
-        "accounts", "keys", "payments",
+        "accounts", "keys", "payments", "traces",
     ),
     "log": ("format",),
     "streams": ("keep_alive",),
     "shutdown": ("pre_stop", "drain"),
     "dashboard": ("sign_up",),
     **_upstreams.OPTIONS, **_models.OPTIONS, **_keys.OPTIONS, **_payments.OPTIONS,
+    **_traces.OPTIONS,
 }  # fmt: skip
 
 LISTEN = "127.0.0.1:8900"
@@ -95,6 +98,7 @@ class Config:
     pre_stop_s: float = 0.0
     drain_s: float = DRAIN_S
     payments: Settings | None = None
+    traces: Traces | None = None
     sign_up: bool = False
     warnings: tuple[str, ...] = ()
     places: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
@@ -136,7 +140,7 @@ def load(
     origins = walk.texts(fields.get("cors_origins"), values.origin)
     log_format = _log_format(walk, fields)
     retention_days = walk.integer(fields.get("retention_days"), 1, RETENTION_DAYS_MAX)
-    more = {**_serving(walk, fields), "payments": read_payments(walk, secrets, fields.get("payments"))}
+    more = {**_serving(walk, fields), **_outside(walk, secrets, fields)}
     if not models and not walk.complaints:
         walk.warn(sections["models"], "no models: nothing can be called")
     if walk.complaints:
@@ -203,6 +207,14 @@ def _serving(walk: Walk, fields: Mapping[str, Node]) -> Mapping[str, Any]:
         "pre_stop_s": walk.seconds(shutdown.get("pre_stop"), STOP_S_MAX, none=True),
         "drain_s": walk.seconds(shutdown.get("drain"), STOP_S_MAX, none=True),
         "sign_up": walk.boolean(_section(walk, fields, "dashboard").get("sign_up")),
+    }
+
+
+def _outside(walk: Walk, secrets: Secrets, fields: Mapping[str, Node]) -> Mapping[str, Any]:
+    """Who takes payments, and who is told of calls."""
+    return {
+        "payments": read_payments(walk, secrets, fields.get("payments")),
+        "traces": read_traces(walk, secrets, fields.get("traces")),
     }
 
 

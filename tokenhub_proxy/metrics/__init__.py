@@ -86,8 +86,10 @@ FAMILIES: dict[str, Family] = {
         "histogram", "How late the event loop is, measured once a second.", (), LAG_S
     ),
     "tokenhub_draining": Family("gauge", "1 from the order to stop on, else 0."),
-    "tokenhub_trace_spans_total": Family(
-        "counter", "Requests told to the collector of traces: exported, failed or dropped.", ("outcome",)
+    "tokenhub_traced_requests_total": Family(
+        "counter",
+        "Requests for the collector of traces: exported, failed or dropped.",
+        ("outcome",),
     ),
     "tokenhub_build_info": Family("gauge", "Always 1; what runs here.", ("version", "python")),
     "process_cpu_seconds_total": Family("counter", "CPU time of the process, user and system."),
