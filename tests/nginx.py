@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import socket
 from collections.abc import AsyncIterator
@@ -10,6 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.served import ROOT
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 START_S = 10.0
@@ -24,6 +27,16 @@ events { worker_connections 4096; }
 FOLDERS = "".join(
     f"{name}_temp_path {name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 )
+
+
+def documented_nginx(proxied: int, port: int) -> str:
+    """The server of deploy/nginx.conf between these ports, without its certificate."""
+    server = (ROOT / "deploy/nginx.conf").read_text()
+    assert server.count("127.0.0.1:8900") == 1
+    assert server.count("listen 443 ssl;") == 1
+    server = server.replace("127.0.0.1:8900", f"127.0.0.1:{proxied}")
+    server = server.replace("listen 443 ssl;", f"listen 127.0.0.1:{port} backlog=2048;")
+    return "access_log off;\n" + re.sub(r"^ *ssl_.*\n", "", server, flags=re.MULTILINE)
 
 
 def free_port() -> int:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.nginx import free_port, nginx_running
-from tests.served import COMMAND, ROOT, START_S, Served, environment, handing_over, run
+from tests.nginx import documented_nginx, free_port, nginx_running
+from tests.served import COMMAND, START_S, Served, environment, handing_over, run
 from tokenhub_proxy.activation import NotListening, inherited
 
 KEY = "sk-th-restartrestartrestart"
@@ -105,13 +105,6 @@ def outcome(said: bytes, stream: bool) -> str:
         length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
         whole = length is not None and int(length[1]) == len(body)
     return "ok" if whole else "cut"
-
-
-def documented_nginx(proxied: int, port: int) -> str:
-    """The server as docs/deploy.md has it, between these ports."""
-    (location,) = re.findall(r"```nginx\n(.*?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
-    location = location.replace("127.0.0.1:8900", f"127.0.0.1:{proxied}")
-    return f"access_log off; server {{ listen 127.0.0.1:{port} backlog=2048;\n{location}\n}}"
 
 
 @asynccontextmanager
