@@ -85,6 +85,7 @@ def test_the_dashboard_shows_every_metric_but_what_others_say_better() -> None:
     shown = {family(name) for _, query in queries() for name in NAME.findall(query)}
     unshown = set(FAMILIES) - shown
     assert unshown == {
+        "tokenhub_config_current",
         "tokenhub_draining",
         "tokenhub_traced_requests_total",
         "process_virtual_memory_bytes",

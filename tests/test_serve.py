@@ -11,6 +11,7 @@ import sqlite3
 import stat
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event, Thread
@@ -196,6 +197,11 @@ async def test_one_asking_that_comes_twice_is_no_second_one(monkeypatch) -> None
             loop.remove_signal_handler(number)
 
 
+def metrics(one: Served) -> str:
+    with urllib.request.urlopen(f"http://{one.address}/metrics") as answer:
+        return str(answer.read().decode())
+
+
 def test_sighup_and_a_changed_file_reload_and_a_bad_file_keeps_the_old_config(tmp_path, served) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(CONFIG)
@@ -213,10 +219,12 @@ def test_sighup_and_a_changed_file_reload_and_a_bad_file_keeps_the_old_config(tm
     file.write_text(CONFIG.replace("price: free", "price: fre"))
     until(in_log(one, "reload_failed"))
     assert "models.demo.price" in one.log.read_text()
+    assert "\ntokenhub_config_current 0\n" in metrics(one)
     assert models() == ["renamed"]
 
     file.write_text(CONFIG + "durability: process\n")
     until(in_log(one, "durability changes at the next start"))
+    assert "\ntokenhub_config_current 1\n" in metrics(one)
     assert models() == ["demo"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import io
 import time
 from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -220,6 +221,27 @@ async def test_a_refusal_is_a_span_with_its_error_and_no_attempt(
     assert {unknown.status.code, stranger.status.code} == {0}  # the client's fault is no error of a server
 
 
+async def test_calls_at_once_keep_their_traces_apart(
+    traced: Running, upstream: FakeUpstream, collector: Collector
+) -> None:
+    said = {f"{number:032x}": f"00-{number:032x}-{PARENT}-01" for number in range(1, 21)}
+    await asyncio.gather(*(ask(traced, headers={"traceparent": one}) for one in said.values()))
+    spans = await collector.until(40)
+    roots = {span.span_id: span.trace_id.hex() for span in spans if span.kind == 2}
+    assert sorted(roots.values()) == sorted(said)
+    assert all(roots[span.parent_span_id] == span.trace_id.hex() for span in spans if span.kind == 3)
+    heard = {asked.headers["traceparent"].split("-")[1] for asked in upstream.asked}
+    assert heard == set(said)
+
+
+async def test_the_log_names_the_trace(serve: Serve, upstream: FakeUpstream, collector: Collector) -> None:
+    log = io.StringIO()
+    proxy = await serve(one_upstream(upstream.base_url, traces(collector)), log=log)
+    await ask(proxy, headers={"traceparent": f"00-{TRACE}-{PARENT}-00"})
+    await asyncio.sleep(0)
+    assert orjson.loads(log.getvalue())["trace_id"] == TRACE
+
+
 async def test_no_content_and_no_secret_is_told(
     traced: Running, upstream: FakeUpstream, collector: Collector
 ) -> None:
@@ -369,7 +391,7 @@ async def test_a_collector_that_hangs_delays_nobody_and_what_is_too_much_is_coun
     assert parsed((await scraped(proxy))[0])[_outcome("dropped")] == 3
     await proxy.proxy.drain(1.0)
     assert time.monotonic() - begun_s < export.EXPORT_S / 2
-    assert parsed("".join(proxy.proxy._instruments.render()))[_outcome("dropped")] == 5
+    assert parsed("".join(proxy.proxy.instruments.render()))[_outcome("dropped")] == 5
 
 
 # --- W3C Trace Context

@@ -27,15 +27,15 @@ class Audience:
         self.counters = Counters()
         self.refusals = observers.QuotaRefusals()
         self.observers: list[observers.Observer] = [self.counters, self.refusals, observers.trouble]
-        if log is not None:
-            line = observers.log_to(log, config.log_format, asyncio.get_running_loop().call_soon)
-            self.observers += [] if line is None else [line]
         self._tracing: Tracing | None = None
         if config.traces is not None:
             from tokenhub_proxy.tracing.assembly import Tracing
 
             self._tracing = Tracing(config.traces, time.monotonic)
             self.observers.append(self._tracing.exporter)
+        if log is not None:
+            line = observers.log_to(log, config.log_format, asyncio.get_running_loop().call_soon)
+            self.observers += [] if line is None else [line]
 
     @property
     def tracer(self) -> Tracer | None:

@@ -102,7 +102,8 @@ def _print(pace: Pace) -> None:
 
     width, height = terminal.size()
     lines = frame.text_of(frame.frame(pace, width, height))[:-1]
-    print("\n".join(lines).rstrip("\n"), flush=True)
+    encoding = sys.stdout.encoding or "utf-8"
+    print("\n".join(lines).rstrip("\n").encode(encoding, "replace").decode(encoding), flush=True)
 
 
 def _scroll(path: str, pace: Pace, interval_s: float) -> int:

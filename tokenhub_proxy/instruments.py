@@ -32,6 +32,7 @@ class Instruments:
         self.counters = counters
         self.started_at = started_at
         self._traced = traced
+        self.config_current = True  # False after a reload that was refused
         self.lag = Histogram(FAMILIES["tokenhub_loop_lag_seconds"].buckets)
         self.lag_s = 0.0  # at the last beat
         self._commits = Histogram(FAMILIES["tokenhub_ledger_commit_seconds"].buckets)
@@ -90,6 +91,7 @@ class Instruments:
             "tokenhub_unsettled": unsettled,
             "tokenhub_ledger_writable": int(ledger.unavailable is None),
             "tokenhub_ledger_changes_total": self._changes,
+            "tokenhub_config_current": int(self.config_current),
             "tokenhub_draining": int(relay.leaving or relay.draining),
         }
         for name, value in found.items():

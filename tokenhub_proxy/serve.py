@@ -260,6 +260,7 @@ async def _follow(proxy: Proxy, watch: Watch | None, asked: asyncio.Event, super
 
 
 async def _reload(proxy: Proxy, watch: Watch) -> None:
+    proxy.instruments.config_current = False
     try:
         config, before = watch.read(), proxy.config
         await proxy.reload(config)
@@ -269,6 +270,7 @@ async def _reload(proxy: Proxy, watch: Watch) -> None:
     except ProxyError as error:
         log.error("reload_failed: the old config stays: %s", error.message)
         return
+    proxy.instruments.config_current = True
     for warning in config.warnings:
         log.warning("%s", warning)
     for name in FIXED:

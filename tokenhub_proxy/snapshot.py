@@ -21,7 +21,7 @@ from tokenhub_proxy.relay import Relay
 FLYING_MAX = 500
 DAY_S = 86_400
 # What the books say of today is asked for again after so long; several may be looking.
-TODAY_S = 2.0
+TODAY_S = 5.0
 
 
 class Snapshots:

@@ -120,7 +120,7 @@ class Proxy:
     _server: Front
     _listener: asyncio.Server
     _pages: Mount
-    _instruments: Instruments
+    instruments: Instruments
     _audience: Audience
     _keeping: tuple[asyncio.Task[None], ...] = ()
     office: Office | None = None  # where payments are taken, if they are
@@ -133,10 +133,10 @@ class Proxy:
     def keep(self) -> None:
         """Begin to forget requests that are too old by the config, to end leases, and to watch the clocks."""
         self._pages.open(self.administration, self.base_url)
-        snapshots = Snapshots(self.relay, self.ledger, self._instruments, self.base_url)
+        snapshots = Snapshots(self.relay, self.ledger, self.instruments, self.base_url)
         self.administration.verbs["top"] = snapshots.take
         self.open_office()
-        pulse = Pulse(self.relay.clock, self.relay.monotonic, self._instruments.late)
+        pulse = Pulse(self.relay.clock, self.relay.monotonic, self.instruments.late)
         loop = asyncio.get_running_loop()
         self._keeping = tuple(
             loop.create_task(work) for work in (self._forget(), self._end_leases(), pulse.run())
@@ -299,7 +299,7 @@ async def start(
         _server=server,
         _listener=listener,
         _pages=pages,
-        _instruments=instruments,
+        instruments=instruments,
         _audience=audience,
     )
     proxy.keep()

@@ -85,6 +85,7 @@ FAMILIES: dict[str, Family] = {
     "tokenhub_loop_lag_seconds": Family(
         "histogram", "How late the event loop is, measured once a second.", (), LAG_S
     ),
+    "tokenhub_config_current": Family("gauge", "0 after a reload that was refused, else 1."),
     "tokenhub_draining": Family("gauge", "1 from the order to stop on, else 0."),
     "tokenhub_traced_requests_total": Family(
         "counter",

@@ -16,7 +16,7 @@ def figures() -> Iterator[tuple[str, float]]:
     try:
         with open("/proc/self/statm") as file:
             virtual, resident = file.read().split()[:2]
-        open_fds = len(os.listdir("/proc/self/fd")) - 1  # without the one that lists them
+        open_fds = _open_fds()
     except OSError:
         return
     yield "process_resident_memory_bytes", int(resident) * _PAGE_BYTES
@@ -27,6 +27,7 @@ def figures() -> Iterator[tuple[str, float]]:
         yield "process_max_fds", most
 
 
-def memory_bytes() -> int:
-    """Resident memory; 0 where the system does not tell."""
-    return int(dict(figures()).get("process_resident_memory_bytes", 0))
+def _open_fds() -> int:
+    """Since Linux 6.2 the folder's size; before, they are listed, which takes a millisecond a thousand."""
+    found = os.stat("/proc/self/fd").st_size
+    return found or len(os.listdir("/proc/self/fd")) - 1  # without the one that lists them

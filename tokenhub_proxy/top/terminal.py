@@ -29,7 +29,11 @@ def can_draw(environ: Mapping[str, str]) -> bool:
 
 
 def size() -> tuple[int, int]:
-    """Columns and lines."""
+    """Columns and lines: what the terminal says now, else what the environment says."""
+    with contextlib.suppress(OSError, ValueError):
+        width, height = os.get_terminal_size(sys.stdout.fileno())
+        if width and height:
+            return width, height
     return shutil.get_terminal_size(SIZE)
 
 

@@ -47,7 +47,10 @@ class Exporter:
 
     def __call__(self, exchange: Exchange) -> None:
         trace = CURRENT.get()
-        if trace is None or not trace.sampled:
+        if trace is None:
+            return
+        exchange.notes["trace_id"] = f"{trace.trace_id:032x}"  # for the log, which comes later
+        if not trace.sampled:
             return
         queue = self._queue
         if len(queue) >= QUEUE_MAX:
