@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.served import ROOT
+from tokenhub_proxy import arguments, users
 from tokenhub_proxy.dashboard.charts import HEIGHT, WIDTH, ceiling, stacked
 from tokenhub_proxy.dashboard.words import Words, catalogue, chosen
+from tokenhub_proxy.errors import InvalidRequest
+from tokenhub_proxy.keys import Scope
 
 DASHBOARD = ROOT / "tokenhub_proxy" / "dashboard"
 TEMPLATES = sorted((DASHBOARD / "templates").glob("*.html"))
@@ -65,6 +69,37 @@ def test_russian_counts_as_russians_do() -> None:
         "запросов", "запросов",
     ]  # fmt: skip
     assert found[-1].startswith("1\u202f234\u202f567")
+
+
+def test_a_refusal_that_names_something_is_said_in_russian() -> None:
+    en, ru = Words("en"), Words("ru")
+    said = "There is no key 'a.b'."
+    assert (en.error("not_found", said), ru.error("not_found", said)) == (said, "Ключа 'a.b' нет.")
+    rate = "tokens_per_minute is a whole number from 1, or none."
+    assert ru.error("invalid_request", rate) == "Токенов в минуту: целое число от 1 или пусто."
+    assert ru.error("invalid_request", "What nobody foresaw {name}.") == "What nobody foresaw {name}."
+
+
+def test_what_forms_can_be_refused_for_is_in_the_catalogues() -> None:
+    """Whatever the verbs behind the forms say to wrong input, Russians read it in Russian."""
+    wrong: list[Callable[[], object]] = [
+        lambda: arguments.checked_name("<x>"),
+        lambda: arguments.networks("10.0.0.300"),
+        lambda: arguments.networks("10.0.0.1/8"),
+        lambda: arguments.usd("-1", "quota"),
+        lambda: arguments.usd("abc", "amount"),
+        lambda: arguments.usd("1.0000000001", "amount"),
+        lambda: arguments.usd("9" * 20, "amount"),
+        lambda: arguments.rate("1.5", "concurrent"),
+        lambda: arguments.moment("2020-13-01", 0.0, 1),
+        lambda: arguments.quota_of("1/fortnight"),
+        lambda: arguments.scope_of({"expires": "2000-01-01"}, Scope(), 1e9),
+        lambda: users.login("<x>"),
+    ]
+    for refused in wrong:
+        with pytest.raises(InvalidRequest) as found:
+            refused()
+        assert re.search("[а-яё]{3}", Words("ru").error("", found.value.message)), found.value.message
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
@@ -56,6 +56,17 @@ def chosen(cookie: str, accepted: str) -> str:
     return best[1] if best[0] < 0 else "en"
 
 
+@cache
+def _refusals(code: str) -> Sequence[tuple[re.Pattern[str], str]]:
+    """Refusals that have something in them: what they look like in English, and their names."""
+    found = []
+    for name in catalogue(code):
+        if name.startswith("refused.") and "{" in name:
+            form = re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+)", re.escape(name.removeprefix("refused.")))
+            found.append((re.compile(form, re.DOTALL), name))
+    return found
+
+
 class Words:
     """One language. Amounts are nanodollars, times seconds since 1970, shown in UTC."""
 
@@ -77,7 +88,16 @@ class Words:
 
     def error(self, code: str, message: str) -> str:
         """A refusal in this language, where there are words for it; else as it was said."""
-        return self(f"refused.{message}") if self.has(f"refused.{message}") else message
+        if self.has(f"refused.{message}"):
+            return self(f"refused.{message}")
+        for form, name in _refusals(self.code):
+            found = form.fullmatch(message)
+            if found is not None:
+                values = found.groupdict()
+                if self.has(f"keys.{values.get('limit')}"):
+                    values["limit"] = self(f"keys.{values['limit']}")
+                return self(name, **values)
+        return message
 
     def number(self, n: int) -> str:
         """A whole number with its thousands apart."""
