@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tokenhub_proxy import keys
@@ -11,13 +11,15 @@ from tokenhub_proxy.dashboard.access import Visitor
 from tokenhub_proxy.dashboard.asked import Answer, Asked, see_other
 from tokenhub_proxy.dashboard.hub import Hub
 from tokenhub_proxy.errors import InvalidRequest
-from tokenhub_proxy.keys import Key, Scope
-from tokenhub_proxy.ledger import DEFAULT_ACCOUNT
+from tokenhub_proxy.keys import Key, Period, Scope
+from tokenhub_proxy.ledger import DEFAULT_ACCOUNT, figures
+from tokenhub_proxy.ledger.rows import DAY_S
 from tokenhub_proxy.prices import format_usd
 
 Named = tuple[str, ...]
 RATES = ("requests_per_minute", "tokens_per_minute", "concurrent")
 OVERLAPS = ("0s", "1h", "24h", "7d")
+MONTH_DAYS = 30
 
 
 def state_of(key: Key, now: float) -> str:
@@ -34,10 +36,25 @@ def used_of(hub: Hub, key: Key) -> int:
     return window.posted
 
 
+def _next_period(per: Period, now: float) -> float | None:
+    """When the next quota window begins; None where there is one for all of time."""
+    day = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    if per == "day":
+        return (day + timedelta(days=1)).timestamp()
+    if per == "week":
+        return (day + timedelta(days=7 - day.weekday())).timestamp()
+    return (day.replace(day=1) + timedelta(days=32)).replace(day=1).timestamp() if per == "month" else None
+
+
 async def listed(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Answer:
     account, now = hub.account(asked, visitor), hub.clock()
     order = {"active": 0, "expired": 1, "revoked": 2}
-    rows = [(key, state_of(key, now), used_of(hub, key)) for key in hub.keys(account)]
+    today = int(now // DAY_S)
+    lately = await figures.keys_used(hub.ledger.reader, account, today - MONTH_DAYS + 1)
+    rows = [
+        (key, state_of(key, now), used_of(hub, key), *lately.get(key.name, (None, 0)))
+        for key in hub.keys(account)
+    ]
     rows.sort(key=lambda row: (order[row[1]], row[0].name))
     return hub.page(asked, visitor, "keys.html", rows=rows, account=account)
 
@@ -122,6 +139,7 @@ def _form(
         key=key,
         state=None if key is None else state_of(key, hub.clock()),
         used=0 if key is None else used_of(hub, key),
+        resets=None if key is None else _next_period(key.scope.quota_per, hub.clock()),
         values=values,
         known=known,
         patterns=", ".join(patterns),

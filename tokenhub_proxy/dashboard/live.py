@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import orjson
 
 from tokenhub_proxy import calls
 from tokenhub_proxy.dashboard.access import Visitor
@@ -20,8 +23,8 @@ from tokenhub_proxy.routes import Route, Target
 
 Named = tuple[str, ...]
 # How far back rates and percentiles look.
-WINDOW_S = 300.0
-IN_FLIGHT_SHOWN = 20
+WINDOW_S, STEP_S = 300.0, 10.0
+IN_FLIGHT_SHOWN, OUTCOMES_SHOWN = 20, 4
 # An upstream that says nothing for so long is not well.
 TEST_S = 20.0
 TEST_BODY = b'{"model": "test", "max_tokens": 16, "messages": [{"role": "user", "content": "Say ok."}]}'
@@ -36,10 +39,13 @@ class Health:
     base_url: str
     calls: int
     failures: int
-    first_byte_ms: int | None
+    outcomes: Sequence[tuple[str, int]]  # what the failures were
+    in_flight: int
+    first_byte_ms: tuple[int | None, int | None]  # the median, and what 95 % do not exceed
     open_s: Mapping[str, int]
     models: Sequence[str]
     credentials: int
+    cooling: int  # credentials that are left alone for a while
 
 
 def percentile(values: Sequence[int], per_cent: int) -> int | None:
@@ -58,38 +64,51 @@ async def panel(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Answe
 
 
 async def _live(hub: Hub, asked: Asked, visitor: Visitor, template: str) -> Answer:
-    begun = asyncio.get_running_loop().time()
-    await asyncio.sleep(0)
-    lag_us = int((asyncio.get_running_loop().time() - begun) * 1e6)
-    recent = await figures.since(hub.ledger.reader, None, hub.clock() - WINDOW_S)
+    now, top = hub.clock(), await hub.verbs.verbs["top"]({})
+    recent = await figures.since(hub.ledger.reader, None, now - WINDOW_S)
+    # Where more calls came than are looked at, they tell of a shorter time.
+    span_s = WINDOW_S if len(recent) < figures.RECENT_MAX else max(1.0, now - recent[-1].started_at)
     first = [receipt.first_byte_ms for receipt in recent if receipt.first_byte_ms is not None]
     took = [_took_ms(receipt) for receipt in recent if receipt.ended_at is not None]
-    flying = sorted(hub.relay.in_flight, key=lambda exchange: exchange.started_at)
     return hub.page(
         asked,
         visitor,
         template,
+        top=top,
         recent=len(recent),
+        span_s=int(span_s),
         failed=sum(receipt.failed for receipt in recent),
-        per_minute=len(recent) * 60 // int(WINDOW_S),
+        per_minute=int(len(recent) * 60 / span_s),
         first={each: percentile(first, each) for each in (50, 95, 99)},
         took={each: percentile(took, each) for each in (50, 95, 99)},
-        in_flight=len(flying),
-        flying=[(exchange, _age_ms(hub, exchange)) for exchange in flying[:IN_FLIGHT_SHOWN]],
+        flying=top["flying"][:IN_FLIGHT_SHOWN],
         upstreams=_healths(hub, recent),
-        lag_us=lag_us,
+        series=orjson.dumps(_series(recent, now)).decode(),
+        lag_us=int(top["loop_lag_s"] * 1e6),
         memory=memory(),
-        draining=hub.relay.draining,
-        trouble=hub.ledger.unavailable,
     )
+
+
+def _series(recent: Sequence[Receipt], now: float) -> Sequence[Sequence[float | None]]:
+    """The window in steps: when each began, calls that went well, calls that failed, median first byte."""
+    last = int(now // STEP_S)
+    steps = range(last - int(WINDOW_S // STEP_S) + 1, last + 1)
+    good, bad, first = Counter[int](), Counter[int](), dict[int, list[int]]()
+    for receipt in recent:
+        step = int(receipt.started_at // STEP_S)
+        (bad if receipt.failed else good)[step] += 1
+        if receipt.first_byte_ms is not None:
+            first.setdefault(step, []).append(receipt.first_byte_ms)
+    return [
+        [step * STEP_S for step in steps],
+        [good[step] for step in steps],
+        [bad[step] for step in steps],
+        [percentile(first.get(step, ()), 50) for step in steps],
+    ]
 
 
 def _took_ms(receipt: Receipt) -> int:
     return int(((receipt.ended_at or 0.0) - receipt.started_at) * 1000)
-
-
-def _age_ms(hub: Hub, exchange: Exchange) -> int:
-    return int((hub.relay.monotonic() - exchange.started_s) * 1000)
 
 
 def memory() -> int:
@@ -107,30 +126,44 @@ async def upstreams(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> A
 
 
 def _healths(hub: Hub, recent: Sequence[Receipt]) -> Sequence[Health]:
-    attempts: dict[str, list[str]] = {}
+    outcomes: dict[str, Counter[str]] = {}
     first: dict[str, list[int]] = {}
     for receipt in recent:
         for attempt in receipt.attempts:
             name, _, outcome = attempt.rpartition(":")
-            attempts.setdefault(name, []).append(outcome)
+            outcomes.setdefault(name, Counter())[outcome] += 1
         if receipt.first_byte_ms is not None:
             first.setdefault(receipt.upstream, []).append(receipt.first_byte_ms)
-    down = hub.relay.health.states(hub.relay.monotonic())
+    now_s = hub.relay.monotonic()
+    down, cooling = hub.relay.health.states(now_s), hub.relay.health.cooling(now_s)
+    flying = Counter(exchange.upstream for exchange in hub.relay.in_flight)
     routes = hub.relay.serving.routes.visible(Scope()).values()
-    return [
-        Health(
-            name,
-            upstream.dialect,
-            upstream.base_url,
-            len(attempts.get(name, ())),
-            sum(1 for outcome in attempts.get(name, ()) if outcome != "200"),
-            percentile(first.get(name, ()), 50),
-            {model: int(wait_s) for (place, model), wait_s in down.items() if place == name},
-            [route.model for route in routes for target in route.targets if target.upstream.name == name],
-            len(upstream.credentials),
+    found = []
+    for name, upstream in hub.config().upstreams.items():
+        seen, times = outcomes.get(name, Counter[str]()), first.get(name, ())
+        failures = Counter({outcome: count for outcome, count in seen.items() if outcome[:1] != "2"})
+        found.append(
+            Health(
+                name,
+                upstream.dialect,
+                upstream.base_url,
+                calls=seen.total() - seen["breaker"],
+                failures=failures.total() - failures.pop("breaker", 0),
+                outcomes=failures.most_common(OUTCOMES_SHOWN),
+                in_flight=flying[name],
+                first_byte_ms=(percentile(times, 50), percentile(times, 95)),
+                open_s={model: int(wait_s) for (place, model), wait_s in down.items() if place == name},
+                models=[
+                    route.model
+                    for route in routes
+                    for target in route.targets
+                    if target.upstream.name == name
+                ],
+                credentials=len(upstream.credentials),
+                cooling=cooling[name],
+            )
         )
-        for name, upstream in hub.config().upstreams.items()
-    ]
+    return found
 
 
 async def test(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Answer:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import glob
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import sqlite3
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenhub_proxy.config import Config, describe
@@ -15,9 +18,11 @@ from tokenhub_proxy.dashboard.hub import Hub
 from tokenhub_proxy.dashboard.live import memory
 from tokenhub_proxy.errors import InvalidRequest, ProxyError, shown
 from tokenhub_proxy.ledger import figures
+from tokenhub_proxy.ledger.schema import VERSION
 from tokenhub_proxy.users import person_object
 
 Named = tuple[str, ...]
+BACKUPS_SHOWN = 20
 
 
 def _refused(page: Answer, problem: ProxyError | None) -> Answer:
@@ -178,17 +183,8 @@ def _sections(loaded: Config) -> Sequence[tuple[str, Sequence[tuple[str, str, in
     def line(path: str) -> int | None:
         return loaded.places[path][0] if path in loaded.places else None
 
-    server = {
-        "listen": f"{loaded.listen_host}:{loaded.listen_port}",
-        "ledger": loaded.ledger_url,
-        "max_body_mib": str(loaded.body_max_bytes // 2**20),
-        "durability": loaded.durability,
-        "trusted_proxies": ", ".join(loaded.trusted_proxies.texts) or "–",
-        "cors_origins": ", ".join(loaded.cors_origins) or "–",
-        "log.format": loaded.log_format,
-        "retention_days": str(loaded.retention_days or "–"),
-        "dashboard.sign_up": "true" if loaded.sign_up else "false",
-    }
+    summary = describe.summary(loaded)
+    models_by_name = {row["model"]: row for row in summary["models"]}
     upstreams = {
         f"upstreams.{name}": " · ".join(
             part
@@ -202,26 +198,54 @@ def _sections(loaded: Config) -> Sequence[tuple[str, Sequence[tuple[str, str, in
         for name, upstream in loaded.upstreams.items()
     }
     models = {
-        f"models.{name}": ", ".join(
-            f"{target['upstream']}/{target['model']}" for target in described["targets"]
+        f"models.{name}": " · ".join(
+            (
+                ", ".join(f"{target['upstream']}/{target['model']}" for target in described["targets"]),
+                ", ".join(f"{part} ${usd}" for part, usd in described["price"].items() if usd != "0.00")
+                or "free",
+            )
         )
-        for name, described in _described(loaded).items()
+        for name, described in models_by_name.items()
     }
     accounts = {
         f"accounts.{account.name}": "unlimited" if account.unlimited else "prepaid"
         for account in loaded.accounts
     }
-    names = {"server": server, "upstreams": upstreams, "models": models, "accounts": accounts}
-    keys = {f"keys[{place}]": f"{key.name} → {key.account}" for place, key in enumerate(loaded.keys)}
+    payments = {f"payments.{name.partition(' ')[0]}": name for name in summary["payments"]}
+    names = {"server": _server(loaded), "upstreams": upstreams, "models": models, "accounts": accounts}
+    keys = {
+        f"keys[{place}]": " · ".join(
+            (
+                f"{key['key']} → {key['account']}",
+                *(f"{name} {value}" for name, value in list(key.items())[2:] if value not in ("-", "any")),
+            )
+        )
+        for place, key in enumerate(summary["keys"])
+    }
     return [
         (title, [(path, value, line(path)) for path, value in options.items()])
-        for title, options in {**names, "keys": keys}.items()
+        for title, options in {**names, "keys": keys, "payments": payments}.items()
         if options
     ]
 
 
-def _described(loaded: Config) -> Mapping[str, Mapping[str, Any]]:
-    return {row["model"]: row for row in describe.summary(loaded)["models"]}
+def _server(loaded: Config) -> Mapping[str, str]:
+    """The options that are no list of things, as they are written."""
+    return {
+        "listen": f"{loaded.listen_host}:{loaded.listen_port}",
+        "ledger": loaded.ledger_url,
+        "max_body_mib": str(loaded.body_max_bytes // 2**20),
+        "durability": loaded.durability,
+        "trusted_proxies": ", ".join(loaded.trusted_proxies.texts) or "–",
+        "cors_origins": ", ".join(loaded.cors_origins) or "–",
+        "log.format": loaded.log_format,
+        "retention_days": str(loaded.retention_days or "–"),
+        "body_encodings": ", ".join(loaded.body_codings) or "–",
+        "streams.keep_alive": "–" if loaded.keep_alive_s is None else f"{loaded.keep_alive_s:g} s",
+        "shutdown.pre_stop": f"{loaded.pre_stop_s:g} s",
+        "shutdown.drain": f"{loaded.drain_s:g} s",
+        "dashboard.sign_up": "true" if loaded.sign_up else "false",
+    }
 
 
 def _masked(credential: str) -> str:
@@ -230,24 +254,41 @@ def _masked(credential: str) -> str:
 
 
 async def system(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Answer:
-    return _system(hub, asked, visitor, None)
+    return await _system(hub, asked, visitor, None)
 
 
-def _system(hub: Hub, asked: Asked, visitor: Visitor, problem: ProxyError | None) -> Answer:
-    path = hub.ledger.path
-    sizes: Callable[[str], int] = lambda name: os.path.getsize(name) if os.path.exists(name) else 0  # noqa: E731
+async def _system(hub: Hub, asked: Asked, visitor: Visitor, problem: ProxyError | None) -> Answer:
+    path, top = hub.ledger.path, await hub.verbs.verbs["top"]({})
     page = hub.page(
         asked,
         visitor,
         "system.html",
         path=path,
-        size=sizes(path) + sizes(f"{path}-wal"),
+        size=_size(path) + _size(f"{path}-wal"),
         memory=memory(),
-        python=platform.python_version(),
+        started_at=top["started_at"],
+        software=f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}",
+        platform=f"{platform.system()} {platform.machine()}",
+        loop=type(asyncio.get_running_loop()).__module__.partition(".")[0],
+        durability=hub.config().durability,
+        form=VERSION,
+        backups=_backups(path),
+        vendored=hub.pages.vendored,
         trouble=hub.ledger.unavailable,
         problem=problem,
     )
     return _refused(page, problem)
+
+
+def _size(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else 0
+
+
+def _backups(path: str) -> Sequence[tuple[str, int, float]]:
+    """The copies beside the ledger, the newest first: name, bytes, when they were made."""
+    copies = [(copy, os.stat(copy)) for copy in glob.glob(f"{glob.escape(path)}.*.backup")]
+    rows = [(os.path.basename(copy), found.st_size, found.st_mtime) for copy, found in copies]
+    return sorted(rows, key=lambda row: -row[2])[:BACKUPS_SHOWN]
 
 
 async def backup(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Answer:
@@ -258,5 +299,5 @@ async def backup(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Answ
         arguments = {"path": f"{hub.ledger.path}.{stamp}.backup"}
         await hub.perform("ledger backup", arguments, asked, visitor)
     except ProxyError as error:
-        return _system(hub, asked, visitor, error)
+        return await _system(hub, asked, visitor, error)
     return see_other(f"/dashboard/system?saved={stamp}")

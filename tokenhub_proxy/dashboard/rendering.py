@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
 from typing import Any
 
 import jinja2
+import orjson
 
 from tokenhub_proxy import __version__
 from tokenhub_proxy.dashboard.access import Visitor, session_id
@@ -51,6 +53,12 @@ class Pages:
         self._templates.globals.update(
             static=assets.path, version=__version__, timestamp=timestamp, session_id=session_id
         )
+
+    @property
+    def vendored(self) -> Sequence[Mapping[str, str]]:
+        """What others wrote of what is served: a package once, with its version and licence."""
+        text = resources.files("tokenhub_proxy.dashboard").joinpath("static/VENDORED.json").read_bytes()
+        return list({each["package"]: each for each in orjson.loads(text)}.values())
 
     def words(self, asked: Asked) -> Words:
         """The language of a request."""

@@ -181,8 +181,6 @@ if (playground) {
 
 function liveChart() {
   const place = document.getElementById("live-chart");
-  const panel = document.getElementById("live");
-  const style = getComputedStyle(document.body);
   const colour = (name) => {
     const probe = document.createElement("i");
     probe.className = name;
@@ -191,35 +189,39 @@ function liveChart() {
     probe.remove();
     return found;
   };
-  const data = [[], [], []];
-  const axis = { stroke: style.color, grid: { stroke: "rgba(128,128,128,.18)" }, ticks: { show: false } };
-  let chart = null;
-  function sample() {
-    const values = document.getElementById("live-values").dataset;
-    data[0].push(Date.now() / 1000);
-    data[1].push(Number(values.flight));
-    data[2].push(Number(values.first));
-    for (const line of data) if (line.length > 200) line.shift();
-    if (data[0].length < 2) return;
-    document.getElementById("live-card").hidden = false;
-    if (!chart) {
-      chart = new uPlot({
-        width: place.clientWidth, height: 200, cursor: { y: false },
-        series: [
-          { label: place.dataset.time },
-          { label: place.dataset.flight, stroke: colour("s0"), width: 2, scale: "n" },
-          { label: place.dataset.first, stroke: colour("s1"), width: 2, scale: "ms" },
-        ],
-        scales: { n: { range: (u, low, high) => [0, Math.max(4, high)] }, ms: { range: (u, low, high) => [0, Math.max(10, high)] } },
-        axes: [axis, { ...axis, scale: "n" }, { ...axis, scale: "ms", side: 1, grid: { show: false } }],
-      }, data, place);
-      new ResizeObserver(() => chart.setSize({ width: place.clientWidth, height: 200 })).observe(place);
-    } else {
-      chart.setData(data);
-    }
-  }
-  sample();
-  new MutationObserver(sample).observe(panel, { childList: true });
+  const read = () => {
+    const [at, good, bad, first] = JSON.parse(document.getElementById("live-values").dataset.series);
+    // Bars of all calls, and before them those that failed.
+    return [at, good.map((count, step) => count + bad[step]), bad, first];
+  };
+  const clock = new Intl.DateTimeFormat(language, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+  const axis = {
+    stroke: colour("quiet-ink"), font: "12px system-ui, sans-serif", ticks: { show: false },
+    grid: { stroke: colour("rule-ink"), width: 1 },
+  };
+  const bars = uPlot.paths.bars({ size: [0.7, 40], align: 1 });
+  const points = { show: false };
+  document.getElementById("live-card").hidden = false;
+  const chart = new uPlot({
+    width: place.clientWidth, height: 200, cursor: { show: false }, legend: { show: false },
+    scales: {
+      n: { range: (u, low, high) => [0, Math.max(4, high * 1.1)] },
+      ms: { range: (u, low, high) => [0, Math.max(10, high * 1.2)] },
+    },
+    series: [
+      {},
+      { scale: "n", fill: colour("s0"), paths: bars, points },
+      { scale: "n", fill: colour("sbad"), paths: bars, points },
+      { scale: "ms", stroke: colour("s1"), width: 2, spanGaps: true, points },
+    ],
+    axes: [
+      { ...axis, grid: { show: false }, space: 90, values: (u, all) => all.map((at) => clock.format(at * 1000)) },
+      { ...axis, scale: "n", size: 40, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000] },
+      { ...axis, scale: "ms", side: 1, size: 56, grid: { show: false }, values: (u, all) => all.map((ms) => ms.toLocaleString(language) + place.dataset.unit) },
+    ],
+  }, read(), place);
+  new ResizeObserver(() => chart.setSize({ width: place.clientWidth, height: 200 })).observe(place);
+  new MutationObserver(() => chart.setData(read())).observe(document.getElementById("live"), { childList: true });
 }
 
 if (document.getElementById("live-chart") && window.uPlot) liveChart();
