@@ -286,7 +286,7 @@ async def test_every_page_is_well_in_every_dress(studio: Running, browser: Any, 
         if not ONLY or name in ONLY
     ]
 
-    async def in_a_dress(dress: tuple[str, str, str], secret: str | None) -> int:
+    async def in_a_dress(dress: tuple[str, str, str], secret: str | None, scripts: bool = True) -> int:
         language, theme, size = dress
         page = await opened(
             browser,
@@ -297,17 +297,20 @@ async def test_every_page_is_well_in_every_dress(studio: Running, browser: Any, 
             color_scheme=theme,
             locale="ru-RU" if language == "ru" else "en-GB",
             timezone_id="UTC",
+            java_script_enabled=scripts,
         )
         seen = 0
         for place, (whose, name, path) in enumerate(pages):
-            if whose == secret and (every or SHOTS or dress in dresses_in_turn(place)):
-                await page.goto(studio.url + path, wait_until="load")
-                await look(page, f"{name}-{language}-{theme}-{size}")
+            if whose != secret or not (every or SHOTS or dress in dresses_in_turn(place)):
+                continue
+            await page.goto(studio.url + path, wait_until="load")
+            await look(page, f"{name}-{language}-{theme}-{size}{'' if scripts else '-no-scripts'}")
+            if scripts:
                 complaints.extend(f"{name} {dress}: {line}" for line in await serious(page))
                 wide = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
                 if wide > 0:
                     complaints.append(f"{name} {dress}: {wide} px wider than the screen")
-                seen += 1
+            seen += 1
         await page.context.close()
         return seen
 
@@ -319,6 +322,9 @@ async def test_every_page_is_well_in_every_dress(studio: Running, browser: Any, 
             *(in_a_dress(dress, secret) for secret in (owner.secret, operator.secret, None))
         )
     ]
+    if every or SHOTS:
+        for secret in (owner.secret, operator.secret, None):
+            await in_a_dress(("ru", "dark", "narrow"), secret, scripts=False)
     assert sum(seen) == len(pages) * (len(DRESSES) if every or SHOTS else 2)
     assert not complaints, "\n".join(complaints)
     if not AXE.exists():
