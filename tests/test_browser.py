@@ -254,7 +254,7 @@ async def serious(page: Any) -> list[str]:
 
 
 # Languages, themes, and the width of the window.
-DRESSES = [
+EVERY_DRESS = [
     (language, theme, size)
     for language in LANGUAGES
     for theme in ("light", "dark")
@@ -264,8 +264,15 @@ DRESSES = [
 
 def dresses_in_turn(place: int) -> set[tuple[str, str, str]]:
     """Two dresses that differ in everything: over four pages each of the eight has its turn."""
-    half = len(DRESSES) // 2
-    return {DRESSES[place % half], DRESSES[2 * half - 1 - place % half]}
+    half = len(EVERY_DRESS) // 2
+    return {EVERY_DRESS[place % half], EVERY_DRESS[2 * half - 1 - place % half]}
+
+
+# For pages of other tests: two dresses that differ in everything, the rest for a long run.
+DRESSES = [
+    pytest.param(*dress, marks=() if dress in dresses_in_turn(0) else pytest.mark.long)
+    for dress in EVERY_DRESS
+]
 
 
 # Which pages, where somebody works on some of them.
@@ -316,7 +323,7 @@ async def test_every_page_is_well_in_every_dress(studio: Running, browser: Any, 
 
     seen = [
         count
-        for dress in DRESSES
+        for dress in EVERY_DRESS
         # Those of one dress side by side: a browser has a process for each.
         for count in await asyncio.gather(
             *(in_a_dress(dress, secret) for secret in (owner.secret, operator.secret, None))
@@ -325,7 +332,7 @@ async def test_every_page_is_well_in_every_dress(studio: Running, browser: Any, 
     if every or SHOTS:
         for secret in (owner.secret, operator.secret, None):
             await in_a_dress(("ru", "dark", "narrow"), secret, scripts=False)
-    assert sum(seen) == len(pages) * (len(DRESSES) if every or SHOTS else 2)
+    assert sum(seen) == len(pages) * (len(EVERY_DRESS) if every or SHOTS else 2)
     assert not complaints, "\n".join(complaints)
     if not AXE.exists():
         pytest.skip("axe-core is not here: npm ci --prefix tests/node; all but it was looked at")
