@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenhub_proxy import sse
 from tokenhub_proxy.calls import MODEL_LENGTH_MAX, Call
+from tokenhub_proxy.dialects.pattern import NOTHING, Pattern
 from tokenhub_proxy.dialects.reasoning import Keeper
 from tokenhub_proxy.dialects.replies import STREAM_HEADERS, cleaned, error_event, parse_object
 from tokenhub_proxy.dialects.usage import read_usage
@@ -24,6 +25,8 @@ FIRST_EVENT_BYTES_MAX = 2**20
 EVENT_BYTES_MAX = 4 * 2**20
 # An event without data, which some upstreams send as a ping, is as long as this or counts as such.
 PING_BYTES = len(b"data: \n\n")
+# How often a stream may change what its text events have in common before they are no longer compared.
+PATTERNS_MAX = 8
 # What may follow [DONE] and still be relayed with it.
 ENDING_BYTES_MAX = 64 * 2**10
 
@@ -78,6 +81,8 @@ class Stream:
         self._keeper = keeper
         self._splitter = sse.Splitter()
         self._at_event = False  # what comes next begins an event that need not be looked into for its text
+        self._pattern = NOTHING
+        self._patterns = 0  # how many there were
         self._rest_said = 0  # how much of the unfinished event the client has already
         self._open = b""  # what closes the last event, if the body ended before its blank line
         self._skipping = False  # the unfinished event is too large to be kept
@@ -119,7 +124,7 @@ class Stream:
         return self.begun and not self.done and not self._rest_said
 
     def feed(self, data: bytes) -> bytes:
-        if self._at_event and (events := self._text_events(data)):
+        if self._at_event and (events := self._pattern.events(data) or self._text_events(data)):
             self._events += events
             self._length += len(data)
             return data
@@ -173,6 +178,11 @@ class Stream:
         # `find` is faster than `in`, which first tries whether it was given a number.
         if data.count(b"\n") != 2 * events or data.find(b"\r") >= 0 or not self._only_text(data):
             return 0
+        if self._patterns < PATTERNS_MAX:
+            last = data if events == 1 else data[data.rfind(b"\n\ndata: {") + 2 :]
+            if parse_object(last[len(b"data: ") :]) is not None:
+                self._patterns += 1
+                self._pattern = Pattern(last)
         return events
 
     def _only_text(self, data: bytes) -> bool:

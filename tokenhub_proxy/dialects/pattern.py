@@ -1,0 +1,40 @@
+"""What the text events of one stream have in common, which is nearly everything."""
+
+from __future__ import annotations
+
+# The last key before the text, whether it is `content` or `reasoning_content`.
+_KEY = b'content":"'
+
+
+class Pattern:
+    """Events that differ from one known event in nothing but a text in which no quote is escaped."""
+
+    __slots__ = ("_begin", "_between", "_end", "_quotes")
+
+    def __init__(self, event: bytes) -> None:
+        """`event` is one line of data and its blank line; without a text in it nothing matches."""
+        before, key, after = event.partition(_KEY)
+        _, quote, rest = after.partition(b'"')
+        # No event begins with a newline.
+        self._begin, self._end = (before + key, quote + rest) if quote else (b"\n", b"\n")
+        self._between = self._end + self._begin
+        self._quotes = self._between.count(b'"')
+
+    def events(self, data: bytes) -> int:
+        """How many such events these are; 0 where there is anything else, or a part of one.
+
+        All quotes and line ends are in what is known, so there is none in the texts. An end that
+        overlapped the beginning would share its quote with it, and one would be missing.
+        """
+        begin, end = self._begin, self._end
+        if not (data.startswith(begin) and data.endswith(end)):
+            return 0
+        events = data.count(self._between, len(begin), len(data) - len(end)) + 1
+        # `find` is faster than `in`, which first tries whether it was given a number.
+        quotes, line_ends = data.count(b'"'), data.count(b"\n")
+        if quotes != events * self._quotes or line_ends != 2 * events or data.find(b"\r") >= 0:
+            return 0
+        return events
+
+
+NOTHING = Pattern(b"")
