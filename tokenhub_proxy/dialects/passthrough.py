@@ -50,6 +50,13 @@ class Stream:
     usage depends on where the network cut the bytes.
     """
 
+    __slots__ = (
+        "_ahead", "_at_event", "_call", "_ending", "_envelope", "_events", "_failed", "_finished_choices",
+        "_hide_usage", "_keeper", "_length", "_model", "_null_finish", "_null_usage", "_open", "_pattern",
+        "_patterns", "_raise_error", "_read_usage", "_reported", "_rest_said", "_skipping", "_splitter",
+        "_usage_of", "begun", "done", "finished", "headers", "notes", "status",
+    )  # fmt: skip
+
     def __init__(
         self,
         call: Call,

@@ -134,6 +134,7 @@ class LiveIncoming:
         "_pool",
         "_sent_s",
         "_started_s",
+        "_timeouts",
         "_waited_s",
         "headers",
         "retried",
@@ -142,7 +143,8 @@ class LiveIncoming:
 
     def __init__(self, live: Live, outgoing: Outgoing) -> None:
         self._live = live
-        self._outgoing = outgoing
+        self._outgoing: Outgoing | None = outgoing  # until it is answered: a stream may outlast it by an hour
+        self._timeouts = outgoing.upstream.timeouts
         self._connection: Connection | None = None
         self._ends_s: float | None = None
         self._paused_s: float | None = None  # since when the client can't keep up
@@ -154,6 +156,7 @@ class LiveIncoming:
     async def __aenter__(self) -> LiveIncoming:
         live = self._live
         outgoing = self._outgoing
+        assert outgoing is not None, "entered once"
         self._pool = pool = live._pool(outgoing.upstream)
         head = pool.heads.of(outgoing)
         self._started_s = self._sent_s = live._clock()
@@ -163,10 +166,11 @@ class LiveIncoming:
             self._sent_s = live._clock()
             await connection.begin(head, outgoing.body)
             if not connection.head_done:
-                connection = await self._again(connection, head)
+                connection = await self._again(connection, head, outgoing.body)
         except BaseException:
             self._leave()
             raise
+        self._outgoing = None
         self.status = connection.status
         self.headers = connection.headers
         return self
@@ -217,7 +221,7 @@ class LiveIncoming:
         if self._connection is not None and not self._connection.complete:
             self._connection.cut(error)
 
-    async def _again(self, dead: Connection, head: bytes) -> Connection:
+    async def _again(self, dead: Connection, head: bytes, body: bytes) -> Connection:
         """Send once more, on a new connection, if the first one was kept and had died.
 
         Idle connections do that. That the upstream closed it before it read the request is likely,
@@ -233,7 +237,7 @@ class LiveIncoming:
         try:
             self._connection = connection = await self._pool.reopen()
             self._sent_s = self._live._clock()
-            await connection.begin(head, self._outgoing.body)
+            await connection.begin(head, body)
             if not connection.head_done:
                 assert connection.failure is not None
                 raise connection.failure
@@ -254,7 +258,7 @@ class LiveIncoming:
         connection = self._connection
         if connection is None or connection.complete or connection.failure is not None:
             return
-        timeouts = self._outgoing.upstream.timeouts
+        timeouts = self._timeouts
         if self._ends_s is not None and now_s >= self._ends_s:
             connection.hold()
         elif now_s - self._started_s > timeouts.total_s:
