@@ -8,22 +8,26 @@ import runpy
 import shutil
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import Running
+from tests.conftest import Running, load
 from tests.served import ROOT
 from tests.test_observers import KEY, served
 from tests.upstream import STREAM, FakeUpstream, stream_says
+from tokenhub_proxy import cli
 from tokenhub_proxy.calls import parse
 from tokenhub_proxy.errors import UpstreamUnavailable
 from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.ledger import Ending, Hold
 from tokenhub_proxy.metrics import FAMILIES, Histogram, sample
+from tokenhub_proxy.metrics import counters as counting
 from tokenhub_proxy.metrics.counters import OUTCOMES_MAX, PLACES_MAX, Counters
 from tokenhub_proxy.prices import Usage
 
@@ -162,22 +166,24 @@ def test_a_client_s_invention_never_becomes_a_label() -> None:
     assert told(counters)[at("tokenhub_upstream_attempts_total", upstream="up", outcome="refused")] == 100
 
 
-def test_what_is_beyond_the_bounds_is_counted_together() -> None:
+def test_what_is_beyond_the_bounds_is_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models and upstreams are the config's; but reloads may bring new names for ever."""
+    most = 20  # the parser takes its time for all that the real bound allows
+    monkeypatch.setattr(counting, "PLACES_MAX", most)
     counters = Counters()
-    for number in range(PLACES_MAX + 50):
+    for number in range(most + 50):
         counters(served(hold=held(f"m{number}"), upstream=f"up{number}", attempts=[f"up{number}:200"]))
     for status in range(200, 300):
         counters(served(hold=held("m0"), upstream="up0", attempts=[f"up0:{status}"]))
-    assert len(counters.places) == PLACES_MAX + 1
+    assert len(counters.places) == most + 1
     found = told(counters)
     assert found[at("tokenhub_request_duration_seconds_count", model="other", upstream="other")] == 50
     assert sum(each.startswith("up0:") for each in counters.attempts) <= OUTCOMES_MAX + 1
-    assert len(counters.attempts) <= PLACES_MAX + OUTCOMES_MAX
+    assert len(counters.attempts) <= most + OUTCOMES_MAX
     requests = [count for (name, _), count in found.items() if name == "tokenhub_requests_total"]
-    assert sum(requests) == PLACES_MAX + 150
+    assert sum(requests) == most + 150
     attempts = [count for (name, _), count in found.items() if name == "tokenhub_upstream_attempts_total"]
-    assert sum(attempts) == PLACES_MAX + 150
+    assert sum(attempts) == most + 150
 
 
 @pytest.mark.parametrize("name", ['a"b\\c\nd', "модель", "\ud800 half a pair", "a{b}=c, d"])
@@ -290,3 +296,16 @@ def test_the_page_has_the_table_as_it_is() -> None:
     text = script["PAGE"].read_text()
     assert script["table"]() in text, "run scripts/docs_metrics"
     assert script["page"](text) == text
+
+
+def test_the_page_shows_what_can_be_typed(tmp_path: Path) -> None:
+    text = (ROOT / "docs/observability.md").read_text()
+    blocks = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S)]
+    (traces,) = [block for block in blocks if "traces" in block]
+    config = load(yaml.safe_dump(traces).replace("env:COLLECTOR_TOKEN", "token"), tmp_path)
+    assert config.traces is not None
+    assert config.traces.headers == (("Authorization", "token"),)
+    for command in re.findall(r"`tokenhub-proxy ([^`]+)`", text):
+        cli.parser().parse_args(command.split())
+    for path in re.findall(r"\]\(([^)]+)\)|`(scripts/[\w.]+)`", text):
+        assert (ROOT / "docs" / path[0]).exists() if path[0] else (ROOT / path[1]).exists(), path
