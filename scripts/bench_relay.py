@@ -96,7 +96,7 @@ class Client:
     paused = stalled = False
     peer = "127.0.0.1"
     headers = HEADERS
-    query_credentials = ()
+    special = query_credentials = ()
 
     def __init__(self) -> None:
         self.bytes_out = 0

@@ -17,7 +17,7 @@ from tokenhub_proxy.connection import BadBody, HttpClient, answer_error
 from tokenhub_proxy.errors import InvalidRequest, ProxyError
 from tokenhub_proxy.front import ParserMissing
 from tokenhub_proxy.sockets import Socket
-from tokenhub_proxy.wire import RequestHeaders
+from tokenhub_proxy.wire import SPECIAL_HEADERS, RequestHeaders
 
 SPOKEN = ((1, 0), (1, 1))
 CREDENTIAL_PARAMETERS = frozenset({"api_key", "api-key", "key", "access_token"})
@@ -161,6 +161,7 @@ class AiohttpClient(HttpClient):
             request.method,
             path,
             cast(RequestHeaders, request.headers),
+            SPECIAL_HEADERS.intersection(name.lower() for name in request.headers),
             request.content_length,
             # aiohttp's parser drops what came in one packet with a request to upgrade, and would take up
             # whatever follows that, wherever in a request it begins: nothing may follow.

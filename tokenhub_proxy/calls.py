@@ -36,7 +36,6 @@ _READ_FOLDED = {name.casefold(): name for name in _READ}
 # Only pictures are no text. A page or a script in a data URL is, for upstreams that read it.
 _PICTURE = re.compile(r"data:image/(?!svg)", re.IGNORECASE)
 _SCOPE_FIELDS = frozenset(SCOPE_FIELDS)
-_OUTPUT_LIMITS = frozenset(OUTPUT_LIMITS)
 _CLIENT_TOOLS = ("function", "custom", None)
 # Content parts whose bytes stand in the body, where they bound what the upstream reads.
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking", "input_audio")
@@ -135,12 +134,15 @@ def _understood(body: dict[str, Any], endpoint: Endpoint, length: int, owner: st
         has_parts = _check_messages(body)
         if "n" in read or "best_of" in read:
             choices = max(_integer(body, "n", CHOICES_MAX) or 1, _integer(body, "best_of", CHOICES_MAX) or 1)
-        if not _OUTPUT_LIMITS.isdisjoint(read):
-            limits = [_integer(body, name, OUTPUT_MAX) for name in OUTPUT_LIMITS]
-            output_max = max((limit for limit in limits if limit is not None), default=None)
+        for name in OUTPUT_LIMITS:
+            if name in read:
+                limit = _integer(body, name, OUTPUT_MAX)
+                if limit is not None and (output_max is None or limit > output_max):
+                    output_max = limit
         if has_parts:
             media, images, reads_more = _media(body)
-        reads_more = reads_more or _searches(body)
+        if "tools" in read or "web_search_options" in body:
+            reads_more = reads_more or _searches(body)
     else:
         _check_input(body)
     return Call(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from http import HTTPStatus
 from socket import SO_LINGER, SOL_SOCKET
 from typing import TYPE_CHECKING
@@ -60,6 +60,7 @@ class HttpClient:
         "query",
         "query_credentials",
         "socket",
+        "special",
     )
 
     def __init__(
@@ -68,6 +69,7 @@ class HttpClient:
         method: str,
         path: str,
         headers: RequestHeaders,
+        special: Collection[str],
         length: int | None,
         keep_alive: bool,
         chunked: bool = True,
@@ -80,6 +82,7 @@ class HttpClient:
         self.path = path
         self.query = ""  # all after the path's question mark; only pages look at it
         self.headers = headers
+        self.special = special
         self.length = length
         self.keep_alive = keep_alive
         self._chunked = chunked  # HTTP/1.0 knows no chunks
@@ -100,7 +103,8 @@ class HttpClient:
         if self.length is not None and self.length > bytes_max:
             self.keep_alive = False
             raise RequestTooLarge(f"The body is over {bytes_max} bytes.", reason="too_large declared")
-        self._expect()
+        if "expect" in self.special:
+            self._expect()
         try:
             whole = self._whole(bytes_max)
             if whole is not None:
@@ -139,10 +143,7 @@ class HttpClient:
 
     def _expect(self) -> None:
         """Ask for the body that the client holds back; by now its key is known to be good."""
-        expected = self.headers.get("Expect")
-        if expected is None:
-            return
-        if expected.lower() != "100-continue":
+        if (self.headers.get("Expect") or "").lower() != "100-continue":
             self.keep_alive = False
             raise InvalidRequest("Only 100-continue can be expected.", status=417, reason="expect")
         if self._chunked and not self.socket.transport.is_closing():

@@ -32,16 +32,24 @@ class Answer:
         connection: AbstractAsyncContextManager[Incoming],
         incoming: Incoming,
         reply: Reply,
-        opening: bytes,
-        ended: bool,
         dropped: tuple[str, ...],
     ) -> None:
         self._connection = connection
         self.incoming = incoming
         self.reply = reply
-        self.opening = opening
-        self.ended = ended
+        self.opening = b""
+        self.ended = False
         self.dropped = dropped
+
+    async def begin(self) -> None:
+        """Wait until the reply has said something that can be committed, or has ended."""
+        self.ended = await self.incoming.pump(self._take)
+        if self.ended:
+            self._take(b"")
+
+    def _take(self, data: bytes) -> bool | None:
+        self.opening += self.reply.feed(data)
+        return HOLD if self.opening or self.reply.done else None
 
     async def __aenter__(self) -> Answer:
         return self
@@ -146,7 +154,8 @@ class Fallback:
         output_default = route.output_max or OUTPUT_MAX_ASSUMED
         asking = Asking(target, credential, self._clock(), output_max, output_default)
         try:
-            target.check(call)
+            if call.scope_fields:
+                target.check(call)
             outgoing = dialect.request(call, asking)
         except InvalidRequest as refusal:
             raise Unsayable(refusal) from None
@@ -161,10 +170,8 @@ class Fallback:
                 if "content-encoding" in incoming.headers:
                     reply = plain(reply, incoming.headers)
                 self._watch.begin(exchange, incoming, reply, target.upstream.timeouts.progress_s)
-                opening = Opening(reply)
-                ended = await incoming.pump(opening)
-                if ended:
-                    opening(b"")
+                answer = Answer(connection, incoming, reply, outgoing.dropped)
+                await answer.begin()
             except BaseException:
                 await connection.__aexit__(*sys.exc_info())
                 raise
@@ -179,7 +186,7 @@ class Fallback:
         breaker.succeeded()
         exchange.first_byte_s = self._monotonic()
         exchange.attempts.append(f"{target.upstream.name}:{incoming.status}")
-        return Answer(connection, incoming, reply, opening.said, ended, outgoing.dropped)
+        return answer
 
 
 class Unsayable(Exception):
@@ -188,20 +195,6 @@ class Unsayable(Exception):
     def __init__(self, refusal: InvalidRequest) -> None:
         super().__init__(refusal.message)
         self.refusal = refusal
-
-
-class Opening:
-    """The sink until the reply says its first bytes."""
-
-    __slots__ = ("_reply", "said")
-
-    def __init__(self, reply: Reply) -> None:
-        self._reply = reply
-        self.said = b""
-
-    def __call__(self, data: bytes) -> bool | None:
-        self.said += self._reply.feed(data)
-        return HOLD if self.said or self._reply.done else None
 
 
 def worse(first: ProxyError | None, second: UpstreamUnavailable) -> UpstreamUnavailable:

@@ -147,7 +147,7 @@ class FrontConnection(Socket, asyncio.Protocol):
             self._ahead = b""
         self._pieces.append(data)
         method, path = self._front.lines[head.line]
-        client = FrontClient(self, method, path, head, length, head.keep_alive)
+        client = FrontClient(self, method, path, head, head.special, length, head.keep_alive)
         self.due_s = NEVER
         self._served = True
         self.task = self._loop.create_task(self._answer(client))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from tokenhub_proxy.wire import SPECIAL_HEADERS
 
 # aiohttp takes as much in a single field; official SDKs send a dozen fields in under a kilobyte.
 HEAD_BYTES_MAX = 8190
 FIELDS_MAX = 100
+
+
+_SPECIAL = frozenset(name.encode("ascii") for name in SPECIAL_HEADERS)
 
 
 class _Spelled(dict[str, bytes]):
@@ -33,6 +38,13 @@ class Head:
         self._fields = fields
         self.length = length
         self.keep_alive = keep_alive
+
+    @property
+    def special(self) -> Collection[str]:
+        """Those of SPECIAL_HEADERS that the request has."""
+        if _SPECIAL.isdisjoint(self._fields):
+            return ()
+        return {name.decode("ascii") for name in _SPECIAL.intersection(self._fields)}
 
     def get(self, name: str, default: str | None = None, /) -> str | None:
         """The value of a field."""

@@ -18,6 +18,8 @@ REFUSED_S = 60.0
 UNPAID_S = 300.0
 # A rate limit without a Retry-After passes within a fraction of a minute.
 LIMITED_S = 5.0
+# After a failure it is looked so often whether all is well again.
+LOOK_S = 1.0
 # Statuses that speak of the credential, not of the upstream.
 CREDENTIAL_STATUSES = frozenset({401, 402, 403, 429})
 # Kinds that say nothing against the upstream's health: the answer was there, but of no use.
@@ -48,10 +50,12 @@ class Breaker:
 
     def ask(self) -> None:
         """A call goes out; after a pause it is the one probe that decides."""
-        self._probing = self.open
+        self._probing = self.until_s > 0.0
 
     def succeeded(self) -> None:
         """An answer began: all is well again."""
+        if not self._failures and not self.until_s:
+            return
         self._failures = 0
         self._open_s = OPEN_S
         self._probing = False
@@ -80,6 +84,8 @@ class Health:
         self._breakers: dict[tuple[str, str], Breaker] = {}
         self._cooling: dict[tuple[str, str], float] = {}  # by upstream and credential, until when
         self._turns: Counter[str] = Counter()  # by upstream, how often a credential was asked for
+        self._quiet = True  # nothing has failed since all was last found well
+        self._look_s = 0.0  # when that is looked at again
 
     def breaker(self, target: Target) -> Breaker:
         """The breaker of an upstream's model: one dead model says nothing of the others."""
@@ -107,6 +113,8 @@ class Health:
 
     def wait_s(self, target: Target, now_s: float) -> float:
         """Seconds until this target is worth asking; 0 when it is now."""
+        if self._quiet or (now_s >= self._look_s and self._all_well(now_s)):
+            return 0.0
         upstream = target.upstream
         breaker = self._breakers.get((upstream.name, target.model))
         wait_s = 0.0 if breaker is None else breaker.wait_s(now_s)
@@ -115,10 +123,20 @@ class Health:
         soonest = min(self._cooling.get((upstream.name, one), 0.0) for one in upstream.credentials)
         return max(wait_s, soonest - now_s)
 
+    def _all_well(self, now_s: float) -> bool:
+        """Whether every target and credential may be asked; looked at once a second while one may not."""
+        self._look_s = now_s + LOOK_S
+        self._quiet = not (
+            any(breaker.open for breaker in self._breakers.values())
+            or any(until_s > now_s for until_s in self._cooling.values())
+        )
+        return self._quiet
+
     def failed(
         self, target: Target, credential: str | None, error: UpstreamUnavailable, now_s: float
     ) -> None:
         """Learn from a failure: what it says of the credential, or of the target."""
+        self._quiet = False
         status = error.upstream_status
         if status in CREDENTIAL_STATUSES and credential is not None:
             pause_s = {402: UNPAID_S, 429: error.retry_after_s or LIMITED_S}.get(status, REFUSED_S)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from types import TracebackType
 
@@ -225,18 +225,16 @@ def _refusal(meter: Meter, scope: Scope, counted: int, now_s: float) -> KeyRateL
 
 def _headers(meter: Meter, scope: Scope, now_s: float) -> dict[str, str]:
     found: dict[str, str] = {}
-    if scope.requests_per_minute is not None:
-        _tell(found, _REQUESTS, meter.requests, scope.requests_per_minute, now_s)
-    if scope.tokens_per_minute is not None:
-        _tell(found, _TOKENS, meter.tokens, scope.tokens_per_minute, now_s)
+    for window, limit, names in (
+        (meter.requests, scope.requests_per_minute, _REQUESTS),
+        (meter.tokens, scope.tokens_per_minute, _TOKENS),
+    ):
+        if limit is not None:
+            left = limit - window.total
+            found[names[0]] = str(limit)
+            found[names[1]] = str(left) if left > 0 else "0"
+            found[names[2]] = _duration(window.reset_s(now_s))
     return found
-
-
-def _tell(found: dict[str, str], names: Sequence[str], window: Window, limit: int, now_s: float) -> None:
-    left = limit - window.total
-    found[names[0]] = str(limit)
-    found[names[1]] = str(left) if left > 0 else "0"
-    found[names[2]] = _duration(window.reset_s(now_s))
 
 
 def _duration(seconds: float) -> str:

@@ -127,17 +127,21 @@ class Relay:
     async def _exchange(self, exchange: Exchange, client: Client) -> None:
         if self.draining:
             raise ShuttingDown
-        serving, asked = self.serving, client.headers
+        serving, special = self.serving, client.special
         key = exchange.key = self.identify(client)
-        if self._hop and any(self._hop in via for via in asked.getall("Via", ())):
-            raise LoopDetected
-        coding = inflate.request_coding(asked.get("Content-Encoding"), serving.body_codings)
+        if "via" in special:
+            self._check_loop(client)
+        coding = None
+        if "content-encoding" in special:
+            coding = inflate.request_coding(client.headers.get("Content-Encoding"), serving.body_codings)
         raw = await client.body(serving.body_max_bytes)
         exchange.bytes_in = len(raw)  # as it was sent
         if coding is not None:
             raw = inflate.request_body(raw, coding, serving.body_max_bytes)
-        call = exchange.call = parse(raw, exchange.endpoint, key, asked)
-        idempotency = idempotency_of(asked, exchange.endpoint, raw)
+        call = exchange.call = parse(raw, exchange.endpoint, key, client)
+        idempotency = None
+        if "idempotency-key" in special:
+            idempotency = idempotency_of(client.headers, exchange.endpoint, raw)
         del raw  # a stream may last an hour, and a body has megabytes
         if idempotency is not None and await self._replayed(exchange, client, call, key, idempotency):
             return
@@ -185,10 +189,8 @@ class Relay:
     def identify(self, client: Client) -> Key:
         """Who calls. Raises InvalidApiKey, or IpNotAllowed."""
         headers, others = client.headers, client.query_credentials
-        for name in OTHER_CREDENTIALS:
-            if headers.get(name):
-                others = (name,)
-                break
+        if client.special:
+            others = [*(name for name in OTHER_CREDENTIALS if headers.get(name)), *others]
         secret = keys.bearer(headers.getall("Authorization", ()), others)
         digest = keys.digest(secret)
         key = self.ledger.find_key(digest)
@@ -202,6 +204,10 @@ class Relay:
             if address is None or address not in keys.networks(key.scope.ips):
                 raise IpNotAllowed("This key may not be used from your address.", reason=client.peer)
         return key
+
+    def _check_loop(self, client: Client) -> None:
+        if self._hop and any(self._hop in via for via in client.headers.getall("Via", ())):
+            raise LoopDetected
 
     async def _replayed(
         self, exchange: Exchange, client: Client, call: Call, key: Key, idempotency: tuple[str, bytes]
@@ -353,20 +359,24 @@ def forwarding(reply: Reply, client: Client, incoming: Incoming) -> Sink:
     return forward
 
 
-def parse(raw: bytes, endpoint: str, key: Key, headers: RequestHeaders) -> Call:
+def parse(raw: bytes, endpoint: str, key: Key, client: Client) -> Call:
     """The client's body as a Call."""
+    strict, fault = False, None
+    if client.special:
+        strict = client.headers.get("x-tokenhub-strict") == "1"
+        fault = faults.asked(client.headers.get(faults.HEADER), key.scope.test)
     return calls.parse(
         raw,
         "embeddings" if endpoint == "embeddings" else "chat",
-        content_type=headers.get("Content-Type") or "",
+        content_type=client.headers.get("Content-Type") or "",
         owner=key.account,
-        strict=headers.get("x-tokenhub-strict") == "1",
-        fault=faults.asked(headers.get(faults.HEADER), key.scope.test),
+        strict=strict,
+        fault=fault,
     )
 
 
 def idempotency_of(headers: RequestHeaders, endpoint: str, raw: bytes) -> tuple[str, bytes] | None:
-    """The client's Idempotency-Key and what it stands for: the endpoint and the body."""
+    """The client's Idempotency-Key, and its endpoint and body, which it stands for; None for an empty one."""
     text = headers.get("Idempotency-Key")
     if not text:
         return None

@@ -139,7 +139,7 @@ class Application:
 
     async def serve(self, client: HttpClient) -> None:
         """Answer one request, whichever connection it came on."""
-        if client.headers.get("Origin") is not None:
+        if "origin" in client.special:
             client.extra_headers = self._cors(client)
         try:
             client.check()

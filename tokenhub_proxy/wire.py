@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
@@ -17,6 +17,21 @@ CROSSING_HEADERS = frozenset(
         "openai-version",
         "x-groq-region",
         "cf-ray",
+    }
+)
+# What few requests carry, in lower case: one look tells that none of it needs a look of its own.
+SPECIAL_HEADERS = frozenset(
+    {
+        "api-key",
+        "content-encoding",
+        "expect",
+        "idempotency-key",
+        "origin",
+        "via",
+        "x-api-key",
+        "x-goog-api-key",
+        "x-tokenhub-fault",
+        "x-tokenhub-strict",
     }
 )
 # A header longer than this tells a client nothing and may be an attack on its parser.
@@ -114,6 +129,7 @@ class Client(Protocol):
 
     peer: str
     headers: RequestHeaders
+    special: Collection[str]  # those of SPECIAL_HEADERS that the request has
     query_credentials: Sequence[str]  # names of query parameters that carry a credential
     bytes_out: int
     begun: bool  # the head of the answer is written

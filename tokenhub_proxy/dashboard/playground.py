@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -92,6 +92,7 @@ class Alone:
             {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
         )
         self.peer = asked.address
+        self.special: Collection[str] = ()
         self.query_credentials: Sequence[str] = ()
         self.begun = False
         self.bytes_out = 0

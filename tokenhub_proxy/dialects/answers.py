@@ -66,6 +66,10 @@ class Answers:
             self._keeper.answer(found)
         return body, self.read_usage(self.usage_member(found))
 
+    def estimate(self) -> Usage:
+        """What a whole answer without usage is billed as: its output nobody can count."""
+        return Usage(input=self._call.input_estimate(0))
+
     def usage_member(self, found: Mapping[str, Any]) -> object:
         """The usage object of a chunk or of a whole answer, wherever this upstream puts it."""
         usage = found.get("usage")
@@ -76,7 +80,8 @@ class Answers:
 
     def read_usage(self, usage: object) -> Usage | None:
         """The usage that such an object tells, None where it can't be billed."""
-        return read_usage(usage, reasoning_apart=self._facts.reasoning_apart and _sums_apart(usage))
+        apart = self._facts.reasoning_apart and _sums_apart(usage)
+        return read_usage(usage, reasoning_apart=apart)
 
     def _encoded(self, body: bytes) -> bytes:
         """The vectors as the client asked for them, whatever the upstream made of that."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import orjson
@@ -18,7 +17,6 @@ from tokenhub_proxy.dialects.passthrough import Stream
 from tokenhub_proxy.dialects.reasoning import Keeper, restored
 from tokenhub_proxy.dialects.replies import Refused, Whole, media_type
 from tokenhub_proxy.errors import InvalidRequest, UpstreamUnavailable
-from tokenhub_proxy.prices import Usage
 from tokenhub_proxy.routes import Target
 from tokenhub_proxy.wire import Outgoing
 
@@ -62,17 +60,16 @@ class OpenAI:
             body[facts.limit or facts.limit_added] = asking.output_max
         if call.stream and facts.stream_options:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
-        else:
-            body.pop("stream_options", None)
+        elif "stream_options" in body:
+            del body["stream_options"]
         headers = known.headers.get(asking.credential)
         if headers is None:
             headers = known.headers[asking.credential] = self._headers(asking)
         return Outgoing(upstream, self.path(call, asking), headers, orjson.dumps(body), "POST", dropped)
 
     def reply(self, call: Call, asking: Asking, status: int, headers: Mapping[str, str]) -> Reply:
-        return passed_through(
-            call, asking.target.model, status, headers, self.facts(asking.target), self._memory
-        )
+        target = asking.target
+        return passed_through(call, target.model, status, headers, self._of(target).facts, self._memory)
 
     def path(self, call: Call, asking: Asking) -> str:
         """Where a call goes, after the base URL."""
@@ -135,11 +132,7 @@ def passed_through(
         # A page for people under a 200 would look like an empty success to the official SDKs, and
         # so would a stream to a client that did not ask for one.
         raise UpstreamUnavailable(kind="content_type", executed=True, upstream_status=status)
-    whole = Whole(answers.understand, partial(_estimate, call))
+    whole = Whole(answers.understand, answers.estimate)
     if call.stream:
         whole.notes["not_streamed"] = 1
     return whole
-
-
-def _estimate(call: Call) -> Usage:
-    return Usage(input=call.input_estimate(0))

@@ -102,7 +102,14 @@ class Whole:
     Where it knows no usage it gives an estimate, or None and leaves that to `estimate`.
     """
 
+    status = 200
+    usage = _NO_USAGE
+    finished = False
+    begun = False
+    done = False
+    progress = 0  # how often something was read
     between_events = False
+    _body = b""
 
     def __init__(
         self,
@@ -110,32 +117,24 @@ class Whole:
         estimate: Callable[[], Usage] = Usage,
         bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
-        self.status = 200
         self.headers = dict(JSON_HEADERS)
-        self.usage = _NO_USAGE
-        self.finished = False
-        self.begun = False
-        self.done = False
         self.notes: dict[str, object] = {}
-        self.progress = 0  # how often something was read
         self._understand = understand
         self._estimate = estimate
-        self._bytes_max = bytes_max
+        self._bytes_left = bytes_max
         self._pieces: list[bytes] = []
-        self._length = 0
-        self._body = b""
 
     def feed(self, data: bytes) -> bytes:
         if data:
-            self._length += len(data)
-            if self._length > self._bytes_max:
+            self._bytes_left -= len(data)
+            if self._bytes_left < 0:
                 raise UpstreamUnavailable(kind="too_large", executed=True)
             self._pieces.append(data)
             if not data.isspace():  # blank lines, which keep a waiting client's connection
                 self.progress += 1
             return b""
         received = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces = []
+        self._pieces.clear()
         self._body, usage = self._understand(received)
         self.usage = self._estimate() if usage is None else usage
         if not self.usage.reported:

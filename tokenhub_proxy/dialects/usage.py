@@ -26,17 +26,22 @@ def read_usage(usage: object, *, reasoning_apart: bool = False) -> Usage | None:
     """
     if not isinstance(usage, dict):
         return None
-    prompt = count(usage.get("prompt_tokens"))
-    output = count(usage.get("completion_tokens", 0))
+    prompt, output = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens", 0))
     if prompt is None or output is None:
         return None
-    given = usage.get("prompt_tokens_details")
-    details = given if isinstance(given, dict) else {}
-    cached = count(details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0)
-    written = count(details.get("cache_write_tokens") or 0)
-    given = usage.get("completion_tokens_details")
-    reasoning = count(given.get("reasoning_tokens") or 0) if isinstance(given, dict) else 0
-    if cached is None or written is None or reasoning is None:
+    cached: Any = 0
+    written: Any = 0
+    reasoning: Any = 0
+    details = usage.get("prompt_tokens_details")
+    if isinstance(details, dict):
+        cached, written = details.get("cached_tokens") or 0, details.get("cache_write_tokens") or 0
+    cached = cached or usage.get("prompt_cache_hit_tokens") or 0
+    details = usage.get("completion_tokens_details")
+    if isinstance(details, dict):
+        reasoning = details.get("reasoning_tokens") or 0
+    if not (cached or written or reasoning or reasoning_apart):
+        return Usage(prompt, 0, 0, output, 0, True)
+    if count(cached) is None or count(written) is None or count(reasoning) is None:
         return None
     if reasoning_apart:
         output += reasoning

@@ -152,20 +152,24 @@ class Books:
         placed = self._open.get(hold.id)
         if ending is None or placed is None or placed.hold is not hold:
             raise RuntimeError(f"hold {hold.request_id} has no ending or is not open")
-        return self._end(placed, ending)
+        return self.abandon(placed, ending)
 
-    def _end(self, placed: Placed, ending: Ending) -> Ended:
-        hold = placed.hold
-        if ending.status == "held" or ending.cost < 0 or (ending.cost and ending.status != "settled"):
-            raise RuntimeError(f"hold {hold.request_id} can't end {ending.status} at cost {ending.cost}")
-        charge = min(ending.cost, hold.amount)
+    def abandon(self, placed: Placed, ending: Ending) -> Ended:
+        """End an open hold; also one that became durable after its caller was told that it had not."""
+        hold, cost = placed.hold, ending.cost
+        if ending.status == "held" or cost < 0 or (cost and ending.status != "settled"):
+            raise RuntimeError(f"hold {hold.request_id} can't end {ending.status} at cost {cost}")
+        charge = cost if cost < hold.amount else hold.amount
         if charge and not placed.durable:
             raise RuntimeError(f"hold {hold.request_id} is charged before it was durable")
-        self._free(placed)
-        if charge:
-            self._accounts[hold.key.account].posted -= charge
-            if hold.window is not None:
-                self._windows[hold.window].posted += charge
+        del self._open[placed.id]
+        account = self._accounts[hold.key.account]
+        account.held -= hold.amount
+        account.posted -= charge
+        if hold.window is not None:
+            window = self._windows[hold.window]
+            window.held -= hold.amount
+            window.posted += charge
         if hold.idempotency is not None:
             name = (hold.key.id, hold.idempotency[0])
             if ending.status == "released":
@@ -175,11 +179,7 @@ class Books:
                 self._remembered[name] = Remembered(
                     hold.idempotency[1], hold.request_id, hold.at, ending.status, ending.http_status
                 )
-        return Ended(placed, ending, charge, ending.cost - charge)
-
-    def abandon(self, placed: Placed, ending: Ending) -> Ended:
-        """End a hold that became durable after its caller was told that it had not."""
-        return self._end(placed, ending)
+        return Ended(placed, ending, charge, cost - charge)
 
     def is_open(self, placed: Placed) -> bool:
         return placed.id in self._open

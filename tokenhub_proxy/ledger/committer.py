@@ -134,7 +134,6 @@ class Committer:
         self._retry_s = RETRY_FIRST_S
         undone: set[int] = set()
         for change in batch.changes:
-            waiter = change.waiter
             if change.error is not None:
                 self._refused(change, change.error, undone)
                 continue
@@ -142,6 +141,7 @@ class Committer:
                 self._books.commit(change)
                 if type(change) is Placed and change.abandoned and self._books.is_open(change):
                     self._release(change)
+            waiter = change.waiter
             if not waiter.done():
                 waiter.set_result(change.entry if type(change) is Booked else None)
         if undone:

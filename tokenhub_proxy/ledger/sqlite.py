@@ -176,7 +176,8 @@ class SqliteLedger:
             raise LedgerUnavailable(reason)
 
     def place(self, hold: Hold) -> Awaitable[None]:
-        self._require()
+        if self._closed or self._committer.failure is not None:
+            self._require()
         if hold.window is not None and self._books.forgot(hold.window, hold.at):
             return self._place_after_recall(hold)
         change = self._books.place(hold)
