@@ -51,7 +51,7 @@ class FrontConnection(Socket, asyncio.Protocol):
     """One connection, request after request, up to the first that is aiohttp's: it gets all that follows.
 
     A request is ours when `heads.read` takes its head. Its body is counted, and what comes behind it
-    waits until it is answered.
+    waits until it is answered. One task answers them all: making one costs more than waking it.
     """
 
     __slots__ = (
@@ -61,9 +61,10 @@ class FrontConnection(Socket, asyncio.Protocol):
         "_pieces",
         "_reading",
         "_served",
+        "_task",
+        "_wanted",
         "due_s",
         "missing",
-        "task",
     )
 
     def __init__(self, front: Front, loop: asyncio.AbstractEventLoop) -> None:
@@ -76,11 +77,17 @@ class FrontConnection(Socket, asyncio.Protocol):
         self._served = False
         self._reading = True
         self.due_s = NEVER  # closed by then, whatever has come
-        self.task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._wanted: asyncio.Future[None] | None = None  # while the task waits for a request
 
     def cut(self) -> None:
         """Close at once, whatever was not taken."""
         self.transport.abort()
+
+    @property
+    def answering(self) -> asyncio.Task[None] | None:
+        """The task, while a request is at hand."""
+        return None if self.client is None else self._task
 
     def retire(self, *, greeted: bool) -> None:
         """Serve the request at hand, if there is one, and no other; unless `greeted`, a first one too."""
@@ -117,8 +124,7 @@ class FrontConnection(Socket, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._front.remove(self)
         self.resume_writing()
-        if self.task is not None:
-            self.task.cancel()  # a client that leaves cancels its call
+        self._stop()  # a client that leaves cancels its call
 
     # --- one request, in the order of its steps
 
@@ -147,10 +153,14 @@ class FrontConnection(Socket, asyncio.Protocol):
             self._ahead = b""
         self._pieces.append(data)
         method, path = self._front.lines[head.line]
-        client = FrontClient(self, method, path, head, head.special, length, head.keep_alive)
+        FrontClient(self, method, path, head, head.special, length, head.keep_alive)
         self.due_s = NEVER
         self._served = True
-        self.task = self._loop.create_task(self._answer(client))
+        if self._task is None:
+            self._task = self._loop.create_task(self._answer())
+        elif self._wanted is not None:
+            self._wanted.set_result(None)
+            self._wanted = None
 
     def _take_body(self, data: bytes) -> None:
         if len(data) > self.missing:
@@ -181,17 +191,32 @@ class FrontConnection(Socket, asyncio.Protocol):
             data = self.taken()
         return data
 
-    async def _answer(self, client: FrontClient) -> None:
-        try:
-            await self._front.serve(client)
-        finally:
-            self.task = None
-            client.leave()
-            self._pieces.clear()
-            if not self.transport.is_closing():
+    async def _answer(self) -> None:
+        """Answer the request at hand, and each that comes after it."""
+        serve = self._front.serve
+        while not self.transport.is_closing():
+            client = cast(FrontClient, self.client)
+            try:
+                await serve(client)
+            except BaseException:
+                self._task = None  # the next request, should there be one, gets another
                 self._answered(client)
+                raise
+            self._answered(client)
+            if self.client is None and not self.transport.is_closing():
+                self._wanted = self._loop.create_future()
+                await self._wanted
+        self._task = None
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
     def _answered(self, client: FrontClient) -> None:
+        client.leave()
+        self._pieces.clear()
+        if self.transport.is_closing():
+            return
         if not client.keep_alive:
             self.retiring = True
         if self.missing:
@@ -215,6 +240,7 @@ class FrontConnection(Socket, asyncio.Protocol):
 
     def become(self, heir: Connection) -> None:
         """Let aiohttp serve this connection, from the request on that is not ours."""
+        self._stop()
         self.transport.set_protocol(heir)
         heir.head_s = max(0.0, self.due_s - self._loop.time())
         heir.connection_made(self.transport)
@@ -337,7 +363,7 @@ class Front:
         """Close every connection; what a client has not taken after so many seconds is thrown away."""
         self.retire(greeted=True)
         own = list(self._own)
-        tasks = [task for task in (one.task for one in own) if task is not None]
+        tasks = [task for task in (one.answering for one in own) if task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=timeout)
         if self._importing is not None:

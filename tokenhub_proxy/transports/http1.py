@@ -69,6 +69,7 @@ class Connection(asyncio.BufferedProtocol):
         "idle_since_s",
         "lost",
         "on_body",
+        "on_header",
         "reading",
         "reused",
         "status",
@@ -111,7 +112,9 @@ class Connection(asyncio.BufferedProtocol):
         self._overhead = 0
         self._body_end = 0
         self._buffered = 0
-        self._raw_headers: list[tuple[bytes, bytes]] = []
+        # The parser writes into it itself, as into the list of pieces.
+        self._raw_headers: dict[bytes, bytes] = {}
+        self.on_header = self._raw_headers.__setitem__
         self._buffer.clear()
         self._pieces.clear()
 
@@ -301,18 +304,16 @@ class Connection(asyncio.BufferedProtocol):
         if self.complete:
             self._surplus = True
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._raw_headers.append((name, value))
-
     def on_headers_complete(self) -> None:
         parser = self._parser
         assert parser is not None
-        raw, self._raw_headers = self._raw_headers, []  # trailers go to the new list, unread
         if self.complete:
             return
+        raw = self._raw_headers  # trailers go there later, unread
         status = parser.get_status_code()
         if 100 <= status < 200 and status != 101:
             self._interim = True
+            raw.clear()
             return
         if not 200 <= status < 600:
             raise HttpParserError("not an answer to what was asked")
@@ -320,7 +321,7 @@ class Connection(asyncio.BufferedProtocol):
         if len(raw) > HEADERS_MAX or (self._overhead > HEADER_BYTES_MAX and _oversized(raw)):
             self._fault = "headers"
             raise HttpParserError("too long a head")
-        headers = {name.lower().decode(): value.decode("latin-1") for name, value in raw}
+        headers = {name.lower().decode(): value.decode("latin-1") for name, value in raw.items()}
         coding = headers.get("transfer-encoding")
         if coding is not None and coding.strip().lower() != "chunked":
             raise HttpParserError("a transfer coding that was not offered")
@@ -395,6 +396,6 @@ class Connection(asyncio.BufferedProtocol):
             waiter.set_result(None)
 
 
-def _oversized(raw: list[tuple[bytes, bytes]]) -> bool:
-    sizes = [len(name) + len(value) + 4 for name, value in raw]  # with ": " and the line's end
+def _oversized(raw: Mapping[bytes, bytes]) -> bool:
+    sizes = [len(name) + len(value) + 4 for name, value in raw.items()]  # with ": " and the line's end
     return max(sizes, default=0) > HEADER_BYTES_MAX or sum(sizes) > HEAD_BYTES_MAX

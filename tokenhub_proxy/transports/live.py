@@ -26,6 +26,7 @@ _IDLE_SWEEP_S = 5.0
 _CLOSE_S = 1.0
 # The ends of a connection that came before any byte of an answer.
 _UNANSWERED = frozenset({"reset_send", "disconnected"})
+_NO_NOTES: Mapping[str, object] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +161,13 @@ class LiveIncoming:
         self._pool = pool = live._pool(outgoing.upstream)
         head = pool.heads.of(outgoing)
         self._started_s = self._sent_s = live._clock()
-        self._connection = connection = pool.pop() or await pool.open()
+        connection = pool.pop()
+        if connection is None:
+            connection = await pool.open()
+            self._sent_s = live._clock()
+        self._connection = connection
         live._watch(self)
         try:
-            self._sent_s = live._clock()
             await connection.begin(head, outgoing.body)
             if not connection.head_done:
                 connection = await self._again(connection, head, outgoing.body)
@@ -188,6 +192,8 @@ class LiveIncoming:
     @property
     def notes(self) -> Mapping[str, object]:
         """`retried`, and for how long the client kept the upstream waiting."""
+        if not (self.retried or self._waited_s or self._paused_s is not None):
+            return _NO_NOTES
         found: dict[str, object] = {"retried": 1} if self.retried else {}
         waited_s = self._waited_s
         if self._paused_s is not None:
