@@ -198,6 +198,7 @@ class HttpClient:
         framed = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
         if not self.begun:
             self.begun = True
+            self.socket.flush()
             self.keep_alive = self.keep_alive and self._chunked
             framed = self._encoded("transfer-encoding: chunked\r\n" if self._chunked else "") + framed
         self.bytes_out += len(data)
@@ -221,8 +222,9 @@ class HttpClient:
             if self.method == "HEAD":
                 data = b""
             if len(data) <= JOINED_BYTES_MAX:
-                transport.write(head + data)
+                self.socket.send(head + data)
             else:
+                self.socket.flush()
                 transport.write(head)
                 transport.write(data)
         if self.socket.writing_paused:

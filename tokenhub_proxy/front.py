@@ -14,6 +14,7 @@ from tokenhub_proxy import heads, sockets
 from tokenhub_proxy.connection import HttpClient
 from tokenhub_proxy.errors import ProxyError
 from tokenhub_proxy.heads import Head
+from tokenhub_proxy.outbox import Outbox
 from tokenhub_proxy.overload import Door
 from tokenhub_proxy.sockets import Socket
 
@@ -93,7 +94,18 @@ class FrontConnection(Socket, asyncio.Protocol):
         """Serve the request at hand, if there is one, and no other; unless `greeted`, a first one too."""
         self.retiring = True
         if self.client is None and (greeted or self._served):
-            self.transport.close()
+            self.close()
+
+    def close(self) -> None:
+        """Close when what was written has been taken."""
+        self.flush()
+        self.transport.close()
+
+    def send(self, data: bytes) -> None:
+        self._front.outbox.write(self.transport, data)
+
+    def flush(self) -> None:
+        self._front.outbox.flush()
 
     @property
     def expecting(self) -> bool:
@@ -228,7 +240,7 @@ class FrontConnection(Socket, asyncio.Protocol):
     def _next(self) -> None:
         """The request is all over; what came behind it is the next."""
         if self.retiring:
-            self.transport.close()
+            self.close()
             return
         self.due_s = self._loop.time() + sockets.KEEP_ALIVE_S
         if not self._reading:
@@ -241,6 +253,7 @@ class FrontConnection(Socket, asyncio.Protocol):
     def become(self, heir: Connection) -> None:
         """Let aiohttp serve this connection, from the request on that is not ours."""
         self._stop()
+        self.flush()
         self.transport.set_protocol(heir)
         heir.head_s = max(0.0, self.due_s - self._loop.time())
         heir.connection_made(self.transport)
@@ -291,6 +304,7 @@ class Front:
         self._waiting: list[FrontConnection] = []
         self._importing: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
+        self.outbox = Outbox(self._loop.call_soon)
         self._sweeping = False
 
     def __call__(self) -> FrontConnection:
@@ -341,7 +355,7 @@ class Front:
         now = self._loop.time()
         for connection in self._own:
             if connection.due_s <= now:
-                connection.transport.close()
+                connection.close()
         self._sweeping = bool(self._own)
         if self._sweeping:
             self._loop.call_later(SWEEP_S, self._sweep)

@@ -60,6 +60,13 @@ class Socket:
         if self.client is not None:
             self.client.resume()
 
+    def send(self, data: bytes) -> None:
+        """Write a whole answer, soon."""
+        self.transport.write(data)
+
+    def flush(self) -> None:
+        """Write what `send` has kept back."""
+
     async def drained(self) -> None:
         """Wait until the client has taken what was written, or is gone."""
         if self.writing_paused:

@@ -9,6 +9,7 @@ from typing import cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from tokenhub_proxy.errors import UpstreamUnavailable
+from tokenhub_proxy.outbox import Outbox
 from tokenhub_proxy.transports import chunks
 from tokenhub_proxy.wire import Sink
 
@@ -51,6 +52,7 @@ class Connection(asyncio.BufferedProtocol):
         "_interim",
         "_keep",
         "_on_lost",
+        "_outbox",
         "_overhead",
         "_parser",
         "_paused",
@@ -75,8 +77,15 @@ class Connection(asyncio.BufferedProtocol):
         "status",
     )
 
-    def __init__(self, clock: Callable[[], float], on_lost: Callable[[Connection], None]) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        on_lost: Callable[[Connection], None],
+        outbox: Outbox | None = None,
+    ) -> None:
+        """Connections of one event loop share an outbox."""
         self._clock = clock
+        self._outbox = outbox or Outbox(asyncio.get_running_loop().call_soon)
         self._on_lost = on_lost
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiter: asyncio.Future[None] | None = None
@@ -142,7 +151,7 @@ class Connection(asyncio.BufferedProtocol):
             return waiter
         self._parser = HttpResponseParser(self)  # a new one: nothing is left of the last answer
         if len(body) <= _JOINED_BYTES_MAX:
-            self._transport.write(head + body)
+            self._outbox.write(self._transport, head + body)
         else:
             self._transport.write(head)
             self._transport.write(body)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from tokenhub_proxy.errors import UpstreamUnavailable
+from tokenhub_proxy.outbox import Outbox
 from tokenhub_proxy.routes import Upstream
 from tokenhub_proxy.transports.http1 import Connection
 from tokenhub_proxy.transports.origin import Origin
@@ -52,6 +53,7 @@ class Live:
         self._via = via
         self._pools: dict[str, Pool] = {}  # by the upstream's name
         self._in_flight: set[LiveIncoming] = set()
+        self._shared: Outbox | None = None  # by all connections, from the first call on
         self._timer: asyncio.TimerHandle | None = None
         self._sweeping = False  # the timer is due within _SWEEP_S
 
@@ -90,9 +92,14 @@ class Live:
         if pool is None or pool.origin != origin:
             if pool is not None:
                 pool.close()
-            pool = self._pools[upstream.name] = Pool(upstream, origin, self._clock, self._via)
+            pool = self._pools[upstream.name] = Pool(upstream, origin, self._clock, self._via, self._outbox())
         pool.upstream = upstream  # its limits and timeouts may be new
         return pool
+
+    def _outbox(self) -> Outbox:
+        if self._shared is None:
+            self._shared = Outbox(asyncio.get_running_loop().call_soon)
+        return self._shared
 
     def _watch(self, incoming: LiveIncoming) -> None:
         self._in_flight.add(incoming)

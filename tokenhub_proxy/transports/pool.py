@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from tokenhub_proxy.errors import UpstreamUnavailable
+from tokenhub_proxy.outbox import Outbox
 from tokenhub_proxy.routes import Upstream
 from tokenhub_proxy.transports.connect import connect
 from tokenhub_proxy.transports.http1 import Connection
@@ -25,6 +26,7 @@ class Pool:
         "_closed",
         "_connections",
         "_idle",
+        "_outbox",
         "_waiters",
         "heads",
         "in_flight",
@@ -33,13 +35,19 @@ class Pool:
     )
 
     def __init__(
-        self, upstream: Upstream, origin: Origin, clock: Callable[[], float], via: str | None = None
+        self,
+        upstream: Upstream,
+        origin: Origin,
+        clock: Callable[[], float],
+        via: str | None,
+        outbox: Outbox,
     ) -> None:
         self.upstream = upstream
         self.origin = origin
         self.heads = Heads(origin, via)
         self.in_flight = 0
         self._clock = clock
+        self._outbox = outbox
         self._closed = False
         self._connections: set[Connection] = set()
         self._idle: list[Connection] = []  # the warmest last
@@ -135,7 +143,7 @@ class Pool:
             raise
 
     def _new(self) -> Connection:
-        return Connection(self._clock, self._lost)
+        return Connection(self._clock, self._lost, self._outbox)
 
     def _lost(self, connection: Connection) -> None:
         self._connections.discard(connection)

@@ -1,0 +1,80 @@
+"""The outbox: everything written arrives, in order, by the end of the turn; nobody alone waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenhub_proxy.outbox import Outbox
+
+
+class Wire:
+    """A transport that keeps what was written while it was open."""
+
+    def __init__(self) -> None:
+        self.got: list[bytes] = []
+        self.closed = False
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def write(self, data: bytes) -> None:
+        assert not self.closed, "written after the end"
+        self.got.append(data)
+
+
+class Turns:
+    """An event loop, as far as the outbox knows one."""
+
+    def __init__(self) -> None:
+        self._next: list[Callable[[], None]] = []
+
+    def soon(self, step: Callable[[], None]) -> None:
+        self._next.append(step)
+
+    def turn(self) -> None:
+        steps, self._next = self._next, []
+        for step in steps:
+            step()
+
+
+def test_the_first_write_of_a_turn_waits_for_nothing() -> None:
+    turns, wire, other = Turns(), Wire(), Wire()
+    outbox = Outbox(turns.soon)
+    outbox.write(wire, b"a")
+    outbox.write(other, b"b")
+    assert (wire.got, other.got) == ([b"a"], [])
+    turns.turn()
+    assert other.got == [b"b"]
+    outbox.write(other, b"c")
+    assert other.got == [b"b", b"c"]
+
+
+def test_a_connection_that_has_died_loses_its_own_bytes_alone() -> None:
+    turns, wires = Turns(), [Wire() for _ in range(3)]
+    outbox = Outbox(turns.soon)
+    for wire in wires:
+        outbox.write(wire, b"x")
+    wires[1].closed = True
+    turns.turn()
+    assert [wire.got for wire in wires] == [[b"x"], [], [b"x"]]
+
+
+@given(st.lists(st.one_of(st.integers(0, 2), st.sampled_from(["turn", "flush"])), max_size=60))
+def test_every_wire_gets_all_its_bytes_in_their_order(steps: list[int | str]) -> None:
+    turns, wires = Turns(), [Wire() for _ in range(3)]
+    outbox = Outbox(turns.soon)
+    sent: list[list[bytes]] = [[], [], []]
+    for number, step in enumerate(steps):
+        if step == "turn":
+            turns.turn()
+        elif step == "flush":
+            outbox.flush()
+            assert [wire.got for wire in wires] == sent
+        else:
+            sent[int(step)].append(b"%d" % number)
+            outbox.write(wires[int(step)], sent[int(step)][-1])
+    turns.turn()
+    assert [wire.got for wire in wires] == sent
