@@ -43,12 +43,12 @@ class Turns:
 def test_the_first_write_of_a_turn_waits_for_nothing() -> None:
     turns, wire, other = Turns(), Wire(), Wire()
     outbox = Outbox(turns.soon)
-    outbox.write(wire, b"a")
-    outbox.write(other, b"b")
+    outbox.write(wire, b"a", b"")
+    outbox.write(other, b"b", b"")
     assert (wire.got, other.got) == ([b"a"], [])
     turns.turn()
     assert other.got == [b"b"]
-    outbox.write(other, b"c")
+    outbox.write(other, b"c", b"")
     assert other.got == [b"b", b"c"]
 
 
@@ -56,7 +56,7 @@ def test_a_connection_that_has_died_loses_its_own_bytes_alone() -> None:
     turns, wires = Turns(), [Wire() for _ in range(3)]
     outbox = Outbox(turns.soon)
     for wire in wires:
-        outbox.write(wire, b"x")
+        outbox.write(wire, b"x", b"")
     wires[1].closed = True
     turns.turn()
     assert [wire.got for wire in wires] == [[b"x"], [], [b"x"]]
@@ -75,6 +75,6 @@ def test_every_wire_gets_all_its_bytes_in_their_order(steps: list[int | str]) ->
             assert [wire.got for wire in wires] == sent
         else:
             sent[int(step)].append(b"%d" % number)
-            outbox.write(wires[int(step)], sent[int(step)][-1])
+            outbox.write(wires[int(step)], b"", sent[int(step)][-1])
     turns.turn()
     assert [wire.got for wire in wires] == sent

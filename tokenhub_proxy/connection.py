@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 BODY_S = 30.0
 # And beyond that as long as it keeps this pace: 32 MiB in half an hour is a slow line, not an attack.
 BODY_BYTES_PER_S = 16 * 2**10
-# Up to here an answer's head and body are joined into one write; a larger body is not copied for that.
-JOINED_BYTES_MAX = 64 * 2**10
 
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -221,12 +219,7 @@ class HttpClient:
             head = self._encoded("" if self._status == 204 else f"content-length: {len(data)}\r\n")
             if self.method == "HEAD":
                 data = b""
-            if len(data) <= JOINED_BYTES_MAX:
-                self.socket.send(head + data)
-            else:
-                self.socket.flush()
-                transport.write(head)
-                transport.write(data)
+            self.socket.send(head, data)
         if self.socket.writing_paused:
             await self.socket.drained()
 

@@ -101,8 +101,8 @@ class FrontConnection(Socket, asyncio.Protocol):
         self.flush()
         self.transport.close()
 
-    def send(self, data: bytes) -> None:
-        self._front.outbox.write(self.transport, data)
+    def send(self, head: bytes, body: bytes) -> None:
+        self._front.outbox.write(self.transport, head, body)
 
     def flush(self) -> None:
         self._front.outbox.flush()

@@ -13,6 +13,20 @@ class Written(Protocol):
     def write(self, data: bytes) -> None: ...
 
 
+# Up to here head and body are joined into one write, which is one system call and one packet;
+# a larger body is not copied once more for that.
+JOINED_BYTES_MAX = 64 * 2**10
+
+
+def write_whole(transport: Written, head: bytes, body: bytes) -> None:
+    """Write a whole message now."""
+    if len(body) <= JOINED_BYTES_MAX:
+        transport.write(head + body)
+    else:
+        transport.write(head)
+        transport.write(body)
+
+
 class Outbox:
     """Holds back what is written in a turn of the loop until its end, but for the first write.
 
@@ -28,23 +42,26 @@ class Outbox:
         self._soon = soon
         self._turn = False  # something was written in this turn
         # At most one write for each call under way: what follows waits for an answer to it.
-        self._waiting: list[tuple[Written, bytes]] = []
+        self._waiting: list[tuple[Written, bytes, bytes]] = []
 
-    def write(self, transport: Written, data: bytes) -> None:
-        """Write now, or by the end of the turn. What goes to one transport must all go this way."""
-        if self._turn:
-            self._waiting.append((transport, data))
+    def write(self, transport: Written, head: bytes, body: bytes) -> None:
+        """Write a message now, or by the end of the turn; a large one now, so that its reader can be slow."""
+        if not self._turn:
+            self._turn = True
+            self._soon(self._end_turn)
+        elif len(body) > JOINED_BYTES_MAX:
+            self.flush()
+        else:
+            self._waiting.append((transport, head, body))
             return
-        self._turn = True
-        self._soon(self._end_turn)
-        transport.write(data)
+        write_whole(transport, head, body)
 
     def flush(self) -> None:
         """Write what waits: somebody is about to close a connection, or to write past this."""
         waiting, self._waiting = self._waiting, []
-        for transport, data in waiting:
+        for transport, head, body in waiting:
             if not transport.is_closing():
-                transport.write(data)
+                write_whole(transport, head, body)
 
     def _end_turn(self) -> None:
         self._turn = False

@@ -127,21 +127,19 @@ class Relay:
     async def _exchange(self, exchange: Exchange, client: Client) -> None:
         if self.draining:
             raise ShuttingDown
-        serving, special = self.serving, client.special
+        serving, asked, special = self.serving, client.headers, client.special
         key = exchange.key = self.identify(client)
         if "via" in special:
             self._check_loop(client)
-        coding = None
-        if "content-encoding" in special:
-            coding = inflate.request_coding(client.headers.get("Content-Encoding"), serving.body_codings)
+        coding = (
+            inflate.request_coding(asked.get("Content-Encoding"), serving.body_codings) if special else None
+        )
         raw = await client.body(serving.body_max_bytes)
         exchange.bytes_in = len(raw)  # as it was sent
         if coding is not None:
             raw = inflate.request_body(raw, coding, serving.body_max_bytes)
         call = exchange.call = parse(raw, exchange.endpoint, key, client)
-        idempotency = None
-        if "idempotency-key" in special:
-            idempotency = idempotency_of(client.headers, exchange.endpoint, raw)
+        idempotency = idempotency_of(asked, exchange.endpoint, raw) if special else None
         del raw  # a stream may last an hour, and a body has megabytes
         if idempotency is not None and await self._replayed(exchange, client, call, key, idempotency):
             return

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
+from tokenhub_proxy.outbox import write_whole
+
 if TYPE_CHECKING:
     from tokenhub_proxy.connection import HttpClient
 
@@ -60,9 +62,9 @@ class Socket:
         if self.client is not None:
             self.client.resume()
 
-    def send(self, data: bytes) -> None:
-        """Write a whole answer, soon."""
-        self.transport.write(data)
+    def send(self, head: bytes, body: bytes) -> None:
+        """Write a whole answer, now or soon."""
+        write_whole(self.transport, head, body)
 
     def flush(self) -> None:
         """Write what `send` has kept back."""

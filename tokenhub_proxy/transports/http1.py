@@ -27,9 +27,8 @@ BUFFER_BYTES_MAX = 256 * 1024
 READ_BYTES_MAX = 64 * 1024
 # One for all: what is read is parsed, and copied where it is kept, before the loop reads again.
 _READ = memoryview(bytearray(READ_BYTES_MAX))
-# Up to here head and body are joined into one write, which is one system call and one packet;
-# a larger body is not copied once more for that.
-_JOINED_BYTES_MAX = 64 * 1024
+
+Lost = Callable[["Connection"], None]
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -77,17 +76,12 @@ class Connection(asyncio.BufferedProtocol):
         "status",
     )
 
-    def __init__(
-        self,
-        clock: Callable[[], float],
-        on_lost: Callable[[Connection], None],
-        outbox: Outbox | None = None,
-    ) -> None:
-        """Connections of one event loop share an outbox."""
+    def __init__(self, clock: Callable[[], float], on_lost: Lost, outbox: Outbox | None = None) -> None:
+        loop = asyncio.get_running_loop()
         self._clock = clock
-        self._outbox = outbox or Outbox(asyncio.get_running_loop().call_soon)
+        self._outbox = outbox or Outbox(loop.call_soon)  # one for all connections of a loop
         self._on_lost = on_lost
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.lost: asyncio.Future[None] = loop.create_future()
         self._waiter: asyncio.Future[None] | None = None
         self._parser: HttpResponseParser | None = None  # None: no exchange, nobody may speak
         self.reused = False
@@ -121,8 +115,7 @@ class Connection(asyncio.BufferedProtocol):
         self._overhead = 0
         self._body_end = 0
         self._buffered = 0
-        # The parser writes into it itself, as into the list of pieces.
-        self._raw_headers: dict[bytes, bytes] = {}
+        self._raw_headers: dict[bytes, bytes] = {}  # the parser writes there itself, too
         self.on_header = self._raw_headers.__setitem__
         self._buffer.clear()
         self._pieces.clear()
@@ -150,11 +143,7 @@ class Connection(asyncio.BufferedProtocol):
             self._break(UpstreamUnavailable(kind="disconnected"))
             return waiter
         self._parser = HttpResponseParser(self)  # a new one: nothing is left of the last answer
-        if len(body) <= _JOINED_BYTES_MAX:
-            self._outbox.write(self._transport, head + body)
-        else:
-            self._transport.write(head)
-            self._transport.write(body)
+        self._outbox.write(self._transport, head, body)
         return waiter
 
     async def pump(self, sink: Sink) -> bool:
@@ -314,12 +303,10 @@ class Connection(asyncio.BufferedProtocol):
             self._surplus = True
 
     def on_headers_complete(self) -> None:
-        parser = self._parser
-        assert parser is not None
         if self.complete:
             return
-        raw = self._raw_headers  # trailers go there later, unread
-        status = parser.get_status_code()
+        assert self._parser is not None
+        status, raw = self._parser.get_status_code(), self._raw_headers  # trailers go there later, unread
         if 100 <= status < 200 and status != 101:
             self._interim = True
             raw.clear()
