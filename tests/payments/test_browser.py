@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -14,9 +15,11 @@ from tests.payments.conftest import ADDRESS, Open, Shop
 from tests.test_browser import (
     DRESSES,
     NARROW,
+    SHOTS,
     WIDE,
     Complaints,
     browser,
+    dresses_in_turn,
     look,
     opened,
     pytestmark,
@@ -28,6 +31,20 @@ from tokenhub_proxy.ledger.orders import Log, Webhook
 __all__ = ["browser", "pytestmark"]
 
 USD = 10**9
+OWNERS_PAGES = {
+    "top-up": "/dashboard/top-up",
+    "top-up-tron": "/dashboard/top-up?way=tron.usdt_trc20&preset=other&amount=33.5",
+    "top-up-refused": "/dashboard/top-up?preset=other&amount=ten",
+    "orders": "/dashboard/orders",
+    "balance-top-up": "/dashboard/balance",
+}
+OPERATORS_PAGES = {
+    "desk": "/dashboard/desk",
+    "desk-review": "/dashboard/desk?state=needs_review",
+    "desk-webhooks": "/dashboard/desk/webhooks",
+    "desk-codes": "/dashboard/desk/codes",
+    "desk-settings": "/dashboard/desk/settings",
+}
 LOCALES = {"en": "en-GB", "ru": "ru-RU"}
 PASSWORD = "correct horse battery"
 
@@ -86,8 +103,15 @@ async def ordered(page: Any, url: str, way: str, scripts: bool) -> None:
         assert await page.get_attribute("#quote input[name=way]", "value") == way
 
 
-@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
-@pytest.mark.parametrize("language", ["en", "ru"])
+@pytest.mark.parametrize(
+    ("language", "scripts"),
+    [
+        pytest.param("en", True, id="English, with scripts"),
+        pytest.param("ru", False, id="Russian, without scripts"),
+        pytest.param("ru", True, id="Russian, with scripts", marks=pytest.mark.long),
+        pytest.param("en", False, id="English, without scripts", marks=pytest.mark.long),
+    ],
+)
 async def test_ten_dollars_by_card_and_in_tether_three_times_over(
     hub: Shop, browser: Any, language: str, scripts: bool
 ) -> None:
@@ -172,48 +196,52 @@ async def history(shop: Shop) -> dict[str, str]:
     return ids
 
 
-@pytest.mark.parametrize(("language", "theme", "size"), DRESSES)
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.long)], ids=["turns", "every"])
 async def test_every_page_of_payments_is_well_in_every_dress(
-    open_shop: Open, browser: Any, language: str, theme: str, size: str
+    open_shop: Open, browser: Any, every: bool
 ) -> None:
+    """By turns each page in two dresses, one of each language; all eight where somebody looks at them."""
     shop, complaints = await open_shop(), Complaints()
     away(shop)
     ids = await history(shop)
     owner, operator = await visitor(shop.running, "ann", "main"), await visitor(shop.running, "root")
     orders = {f"order-{name}": f"/dashboard/orders/{id}" for name, id in ids.items()}
-    owners = {
-        "top-up": "/dashboard/top-up",
-        "top-up-tron": "/dashboard/top-up?way=tron.usdt_trc20&preset=other&amount=33.5",
-        "top-up-refused": "/dashboard/top-up?preset=other&amount=ten",
-        "orders": "/dashboard/orders",
-        "balance-top-up": "/dashboard/balance",
-        **orders,
-    }
+    owners = {**OWNERS_PAGES, **orders}
     operators = {
-        "desk": "/dashboard/desk",
-        "desk-review": "/dashboard/desk?state=needs_review",
-        "desk-webhooks": "/dashboard/desk/webhooks",
-        "desk-codes": "/dashboard/desk/codes",
-        "desk-settings": "/dashboard/desk/settings",
-        **{
-            f"desk-{name}": path
-            for name, path in orders.items()
-            if name.rpartition("-")[2] in ("part", "review", "waiting")
-        },
+        **OPERATORS_PAGES,
+        **{f"desk-order-{name}": orders[f"order-{name}"] for name in ("part", "review", "waiting")},
     }
-    options = {
-        "viewport": WIDE if size == "wide" else NARROW, "color_scheme": theme, "locale": LOCALES[language],
-        "timezone_id": "UTC",
-    }  # fmt: skip
-    for secret, group in ((owner.secret, owners), (operator.secret, operators)):
-        page = await opened(browser, complaints, secret, shop.running.url, **options)
-        for name, path in group.items():
-            await page.goto(shop.running.url + path, wait_until="load")
-            await look(page, f"pay-{name}-{language}-{theme}-{size}")
-            complaints += [f"{name}: {line}" for line in await serious(page)]
-            wide = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
-            if wide > 0:
-                complaints.append(f"{name}: {wide} px wider than the screen")
-        await page.context.close()
+    pages = [
+        (secret, name, path)
+        for secret, group in ((owner.secret, owners), (operator.secret, operators))
+        for name, path in group.items()
+    ]
 
+    async def in_a_dress(dress: tuple[str, str, str], secret: str) -> int:
+        language, theme, size = dress
+        page = await opened(
+            browser, complaints, secret, shop.running.url, viewport=WIDE if size == "wide" else NARROW,
+            color_scheme=theme, locale=LOCALES[language], timezone_id="UTC",
+        )  # fmt: skip
+        seen = 0
+        for place, (whose, name, path) in enumerate(pages):
+            if whose == secret and (every or SHOTS or dress in dresses_in_turn(place)):
+                await page.goto(shop.running.url + path, wait_until="load")
+                await look(page, f"pay-{name}-{language}-{theme}-{size}")
+                complaints.extend(f"{name} {dress}: {line}" for line in await serious(page))
+                wide = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
+                if wide > 0:
+                    complaints.append(f"{name} {dress}: {wide} px wider than the screen")
+                seen += 1
+        await page.context.close()
+        return seen
+
+    seen = [
+        count
+        for dress in DRESSES
+        for count in await asyncio.gather(
+            *(in_a_dress(dress, secret) for secret in (owner.secret, operator.secret))
+        )
+    ]
+    assert sum(seen) == len(pages) * (len(DRESSES) if every or SHOTS else 2)
     assert not complaints, "\n".join(complaints)

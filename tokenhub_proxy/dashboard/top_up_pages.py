@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 from tokenhub_proxy.dashboard import order_words
 from tokenhub_proxy.dashboard.access import Visitor
@@ -107,7 +106,7 @@ async def _chosen(
         arguments = {"amount": amount, "provider": way["provider"]}
         known["price"] = await hub.perform("payments quote", arguments, asked, visitor)
     except InvalidRequest:
-        known["refusal"] = known["bounds"]
+        known["refusal"] = t("top_up.out_of_bounds", **bounds)
     except ProxyError as error:
         known["refusal"] = t.error(error.code, error.message)
     return known
@@ -200,7 +199,7 @@ async def _known(hub: Hub, asked: Asked, visitor: Visitor, found: Object) -> dic
         "order": found,
         "pace": pace,
         "waits": order_words.is_waiting(found),
-        "seen": quote(f"{found['state']}.{found['updated_at']}.{found['refunding']}.{pace}.{left}", safe=""),
+        "seen": f"{found['state']} {found['updated_at']} {found['refunding']} {pace} {left}",
         "pay_at": order_words.page_to_pay(found),
         "address": address,
         "code": drawing(address) if address else None,
