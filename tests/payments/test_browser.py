@@ -13,7 +13,7 @@ from tests.browsing import visitor
 from tests.conftest import KEY
 from tests.payments.conftest import ADDRESS, Open, Shop
 from tests.test_browser import (
-    DRESSES,
+    EVERY_DRESS,
     NARROW,
     SHOTS,
     WIDE,
@@ -238,10 +238,10 @@ async def test_every_page_of_payments_is_well_in_every_dress(
 
     seen = [
         count
-        for dress in DRESSES
+        for dress in EVERY_DRESS
         for count in await asyncio.gather(
             *(in_a_dress(dress, secret) for secret in (owner.secret, operator.secret))
         )
     ]
-    assert sum(seen) == len(pages) * (len(DRESSES) if every or SHOTS else 2)
+    assert sum(seen) == len(pages) * (len(EVERY_DRESS) if every or SHOTS else 2)
     assert not complaints, "\n".join(complaints)
