@@ -178,6 +178,20 @@ async def test_a_borrowed_key_is_ones_own(proxy: Running, owner: Visitor, secret
         assert seen.status == 404
 
 
+async def test_a_key_that_moved_leaves_its_past_to_the_account_that_paid(
+    proxy: Running, owner: Visitor, operator: Visitor, secret: str
+) -> None:
+    stranger = await visitor(proxy, "bob", "other")
+    await proxy.proxy.administration.verbs["keys update"]({"name": "mine", "account": "other"})
+    for who, has in ((owner, True), (stranger, False)):
+        table = await who.get("/dashboard/usage.csv?days=7")
+        assert ("mine,m," in table.text) is has
+    assert (await owner.get("/dashboard/usage?key=mine")).status == 200
+    assert (await owner.get("/dashboard/keys/mine")).status == 404
+    assert 'href="/dashboard/keys/mine"' not in (await owner.get("/dashboard")).text
+    assert "$0.000060" in (await owner.get("/dashboard/usage")).text
+
+
 # --- forged, replayed, cross-site
 
 

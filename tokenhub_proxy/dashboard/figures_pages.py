@@ -11,7 +11,7 @@ from tokenhub_proxy.dashboard import charts
 from tokenhub_proxy.dashboard.access import Visitor
 from tokenhub_proxy.dashboard.asked import Answer, Asked
 from tokenhub_proxy.dashboard.hub import Hub
-from tokenhub_proxy.dashboard.key_pages import base_url
+from tokenhub_proxy.dashboard.key_pages import base_url, example_model
 from tokenhub_proxy.errors import InvalidRequest, NotFound, shown
 from tokenhub_proxy.keys import Scope
 from tokenhub_proxy.ledger import WORLD, Entry, figures
@@ -25,6 +25,8 @@ from tokenhub_proxy.routes import Route, Target
 Named = tuple[str, ...]
 SPANS = (7, 30, 90)
 TOP = 5
+# Columns of the usage table that are added up.
+SUMS = 6
 
 
 def today(hub: Hub) -> int:
@@ -62,7 +64,7 @@ async def overview(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> An
         newest=newest.receipts[:TOP],
         active=len(active),
         base_url=base_url(asked),
-        model=next(iter(hub.relay.serving.routes.visible(Scope())), "demo"),
+        model=example_model(hub, Scope()),
     )
 
 
@@ -120,10 +122,11 @@ async def usage(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Answe
     t, span = hub.pages.words(asked), _span(asked)
     table: dict[str, list[int]] = {}
     for row in rows:
-        sums = table.setdefault(str(getattr(row, group)), [0] * 5)
-        for place, amount in enumerate((row.requests, row.input, row.cached, row.output, row.cost)):
+        sums = table.setdefault(str(getattr(row, group)), [0] * SUMS)
+        counts = (row.requests, row.failed, row.input, row.cached, row.output, row.cost)
+        for place, amount in enumerate(counts):
             sums[place] += amount
-    ranked = sorted(table.items(), key=lambda item: (-item[1][4], -item[1][0], item[0]))
+    ranked = sorted(table.items(), key=lambda item: (-item[1][-1], -item[1][0], item[0]))
     days = _days(today(hub), span)
     by_day = _by_day(rows, group)
     return hub.page(
@@ -133,7 +136,7 @@ async def usage(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Answe
         account=account,
         rows=ranked[:100],
         others=len(ranked[100:]),
-        totals=[sum(sums[place] for sums in table.values()) for place in range(5)],
+        totals=[sum(sums[place] for sums in table.values()) for place in range(SUMS)],
         stack=charts.stacked(days, by_day, t("chart.others")),
         span=span,
         spans=SPANS,

@@ -107,10 +107,16 @@ async def revoke(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Answ
 def _secret(hub: Hub, asked: Asked, visitor: Visitor, made: dict[str, Any]) -> Answer:
     """Shown in the answer to the form itself, so that no address leads to it again."""
     key = hub.key(made["name"], visitor)
-    model = next(iter(hub.relay.serving.routes.visible(key.scope)), "demo")
+    model = example_model(hub, key.scope)
     return hub.page(
         asked, visitor, "secret.html", key=key, secret=made["secret"], base_url=base_url(asked), model=model
     )
+
+
+def example_model(hub: Hub, scope: Scope) -> str:
+    """A model that an example may chat with."""
+    routes = hub.relay.serving.routes.visible(scope)
+    return next((name for name, route in routes.items() if not route.embeddings_only), "demo")
 
 
 def base_url(asked: Asked) -> str:
