@@ -94,6 +94,9 @@ OPERATORS_PAGES = {
 DOORS = {"sign-in": "/dashboard/sign-in", "sign-up": "/dashboard/sign-up", "link-used": "/dashboard/link/0"}
 
 
+STATUSES = {"not-found": 404, "link-used": 404}
+
+
 class Clock:
     """Time that a test may set."""
 
@@ -310,7 +313,9 @@ async def test_every_page_is_well_in_every_dress(studio: Running, browser: Any, 
         for place, (whose, name, path) in enumerate(pages):
             if whose != secret or not (every or SHOTS or dress in dresses_in_turn(place)):
                 continue
-            await page.goto(studio.url + path, wait_until="load")
+            answer = await page.goto(studio.url + path, wait_until="load")
+            if answer.status != STATUSES.get(name, 200):
+                complaints.append(f"{name} {dress}: {answer.status}")
             await look(page, f"{name}-{language}-{theme}-{size}{'' if scripts else '-no-scripts'}")
             if scripts:
                 complaints.extend(f"{name} {dress}: {line}" for line in await serious(page))

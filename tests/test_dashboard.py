@@ -101,6 +101,21 @@ async def test_every_page_is_there_in_both_languages(
         assert secret not in seen.text
 
 
+async def test_a_page_that_fails_says_so_in_a_page(
+    owner: Visitor, proxy: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(account: object) -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr(type(proxy.ledger), "list_keys", broken)
+    seen = await owner.get("/dashboard/keys", **{"Accept-Language": "ru"})
+    assert seen.status == 500
+    assert "Что-то пошло не так" in seen.text
+    assert "a mistake" not in seen.text
+    assert "a mistake of ours" in caplog.text
+    monkeypatch.undo()
+
+
 # --- who may ask for what
 
 PLACES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -40,9 +41,11 @@ from tokenhub_proxy.dashboard.assets import PREFIX, Assets
 from tokenhub_proxy.dashboard.hub import Hub
 from tokenhub_proxy.dashboard.passwords import Passwords
 from tokenhub_proxy.dashboard.rendering import HEADERS, HTTPS_ONLY, Pages
-from tokenhub_proxy.errors import MethodNotAllowed, NotFound, ProxyError, shown
+from tokenhub_proxy.errors import InternalError, MethodNotAllowed, NotFound, ProxyError, shown
 from tokenhub_proxy.metrics.counters import Counters
 from tokenhub_proxy.relay import Relay
+
+log = logging.getLogger(__name__)
 
 Who = Literal["anybody", "person", "operator"]
 # What stands in the place of `{}` of a path.
@@ -228,10 +231,16 @@ class Dashboard:
             going = f"?next={asked.path}" if asked.method == "GET" and asked.path != "/dashboard" else ""
             return see_other(f"/dashboard/sign-in{going}")
         except ProxyError as error:
-            page = self.hub.page(asked, visitor, "error.html", error=error)
-            page.status = error.http_status
-            page.headers.update(error.headers())
-            return page
+            return self._refused(asked, visitor, error)
+        except Exception:
+            log.exception("unexpected error in %s %s", asked.method, shown(asked.path))
+            return self._refused(asked, visitor, InternalError())
+
+    def _refused(self, asked: Asked, visitor: Visitor | None, error: ProxyError) -> Answer:
+        page = self.hub.page(asked, visitor, "error.html", error=error)
+        page.status = error.http_status
+        page.headers.update(error.headers())
+        return page
 
     async def _routed(self, asked: Asked, visitor: Visitor | None) -> Answer:
         parts = asked.path.rstrip("/").split("/")

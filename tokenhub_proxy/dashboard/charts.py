@@ -9,6 +9,7 @@ WIDTH, HEIGHT = 720, 180
 GAP = 3
 # A chart tells so many series apart; the rest is one more, called the others.
 SERIES_MAX = 5
+STEPS = (1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 30, 40, 50, 60, 80, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,9 @@ def _bar(day: float, x: int, width: int, amounts: Sequence[int], series: Sequenc
 
 
 def ceiling(amount: int) -> int:
-    """A round number not below an amount: 1, 2, 4 or 8 and zeros."""
+    """A number not below an amount that is round, and so is its half: 12, 16, 20, 24, … and zeros."""
     if amount <= 0:
         return 0
-    unit = int("1".ljust(len(str(amount)), "0"))
-    return next(unit * step for step in (1, 2, 4, 8, 10) if unit * step >= amount)
+    # Tenths of the power of ten below the amount, which for a nanodollar or two are none.
+    unit = int("1".ljust(len(str(amount)) - 1, "0"))
+    return next(unit * step for step in STEPS if unit * step >= amount)
