@@ -13,6 +13,8 @@ import pytest
 from tests.packed import BARE, does_the_main_job, fastest
 from tests.served import ROOT, START_S, environment
 
+# They share a file that takes long to make, and the tools that it is made with.
+pytestmark = pytest.mark.xdist_group("onefile")
 BUILD_S = 600.0
 PYZ_BYTES_MAX = 5_000_000
 EXE_BYTES_MAX = 40_000_000

@@ -85,9 +85,9 @@ os.chdir({str(tmp_path)!r})
 from tokenhub_proxy import cli, progress
 progress.DELAY_S = 60
 sys.stdout = open(os.devnull, "w")
-assert cli.main(["accounts", "create", "a"]) == 0
-for command in (["ledger", "verify"], ["ledger", "export"], ["ledger", "backup", "copy.db"]):
-    assert cli.main(command) == 0, command
+for words in ("accounts create a", "ledger verify", "ledger export", "ledger backup copy.db"):
+    if cli.main(words.split()):
+        sys.exit(words)
 sys.stdout = sys.__stdout__
 print("the result")
 """
@@ -102,9 +102,9 @@ os.chdir({str(tmp_path)!r})
 from tokenhub_proxy import cli, progress
 progress.DELAY_S = progress.EVERY_S = 0.0001
 sys.stdout = open(os.devnull, "w")
-assert cli.main(["accounts", "create", "a"]) == 0
-for command in (["ledger", "verify"], ["ledger", "export"], ["ledger", "backup", "copy.db"]):
-    assert cli.main(command) == 0, command
+for words in ("accounts create a", "ledger verify", "ledger export", "ledger backup copy.db"):
+    if cli.main(words.split()):
+        sys.exit(words)
 sys.stdout = sys.__stdout__
 print("the result")
 """
