@@ -296,7 +296,9 @@ def test_the_keys_work_and_q_gives_the_terminal_back(served: Served) -> None:
     assert terminal.raw.decode().endswith(LEAVE)
 
 
-@pytest.mark.parametrize(("how", "code"), [("\x03", 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("how", "code"), [("\x03", 130), ("\x1c", 131), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_gives_the_terminal_back(served: Served, how: str | signal.Signals, code: int) -> None:
     terminal = Terminal(served.folder)
     before = terminal.attributes()

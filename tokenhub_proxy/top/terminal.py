@@ -40,7 +40,7 @@ def size() -> tuple[int, int]:
 class Screen:
     """Within its block, the terminal is ours. It is given back on every way out.
 
-    SIGTERM and SIGHUP leave the block as SystemExit does; Ctrl-C as KeyboardInterrupt; Ctrl-Z gives
+    SIGTERM, SIGHUP and SIGQUIT leave the block as SystemExit does; Ctrl-C as KeyboardInterrupt; Ctrl-Z gives
     the terminal back until the process goes on.
     """
 
@@ -54,6 +54,7 @@ class Screen:
         for number, handler in (
             (signal.SIGTERM, _leave),
             (signal.SIGHUP, _leave),
+            (signal.SIGQUIT, _leave),
             (signal.SIGTSTP, self._stop),
             (signal.SIGWINCH, self._resized),
         ):
