@@ -39,6 +39,21 @@ async def test_the_description_is_served_without_a_key(proxy: Running) -> None:
     assert orjson.loads(body) == DOCUMENT
 
 
+async def test_the_guide_for_programs_is_served_without_a_key_and_names_what_there_is(proxy: Running) -> None:
+    status, headers, body = await ask(proxy, "GET", "/llms.txt", key=None)
+
+    assert (status, headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    told = body.decode()
+    assert told.startswith("# tokenhub-proxy\n\n> ")
+    assert set(re.findall(r"`(?:GET|POST) (/v1/[^`]+)`", told)) == {
+        path for path in DOCUMENT["paths"] if path.startswith("/v1/") and path != "/v1/models/{id}"
+    }
+    for code, status_told in re.findall(r"`(\w+)` \((\d{3})", told):
+        refusal = next(each for each in vars(errors).values() if getattr(each, "code", None) == code)
+        assert refusal.status == int(status_told)
+    assert not set(re.findall(r"no `(/v1/\w+)`", told)) & set(DOCUMENT["paths"])
+
+
 async def test_it_describes_the_servers_routes_and_no_others(proxy: Running) -> None:
     described = {
         (method.upper(), re.sub(r"\{\w+\}", "{}", path))

@@ -23,7 +23,7 @@ from tests.served import ROOT, Served
 # The archives are built once.
 pytestmark = pytest.mark.xdist_group("release")
 BUILD_S = 120.0
-PACKAGE_DATA = {"openapi.json", "prices.json", "py.typed"}
+PACKAGE_DATA = {"llms.txt", "openapi.json", "prices.json", "py.typed"}
 # What the pages of the dashboard are made of, by folder.
 PAGE_DATA = {
     "catalogues": {".json"},

@@ -114,7 +114,10 @@ class Application:
         self._render_metrics = render_metrics
         self._created = int(started_at)
         self._mounted = mounted
-        self._description = Page(resources.files("tokenhub_proxy").joinpath("openapi.json").read_bytes())
+        package = resources.files("tokenhub_proxy")
+        self._description = Page(package.joinpath("openapi.json").read_bytes())
+        guide = package.joinpath("llms.txt").read_bytes()
+        self._guide = Page(guide, content_type="text/plain; charset=utf-8")
         self.cors_origins = cors_origins
         self._tracer = tracer
         self.webhooks: Webhooks | None = None  # none where no payments are taken
@@ -125,6 +128,7 @@ class Application:
             "/readyz": self._readyz,
             "/metrics": self._metrics,
             "/openapi.json": self._openapi,
+            "/llms.txt": self._llms,
         }
         # A path's last part may be anything: a model's name has slashes.
         self._prefixes: dict[str, Handler] = {
@@ -283,6 +287,9 @@ class Application:
 
     async def _openapi(self, client: HttpClient, path: str) -> Page:
         return self._description
+
+    async def _llms(self, client: HttpClient, path: str) -> Page:
+        return self._guide
 
 
 def _json(found: object) -> Page:
