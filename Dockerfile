@@ -12,6 +12,7 @@ RUN python3 -m venv tools \
     && tools/bin/pip --python /venv/bin/python install --require-hashes --only-binary :all: \
         --requirement requirements/release.txt
 COPY setup.cfg pyproject.toml MANIFEST.in README.md LICENSE ./
+COPY docs/tokenhub-proxy.1 docs/
 COPY tokenhub_proxy/ tokenhub_proxy/
 RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
     && tools/bin/pip --python /venv/bin/python install --no-deps wheels/*.whl

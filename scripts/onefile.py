@@ -27,7 +27,7 @@ RUNS_ON = release.ROOT / "requirements/release.txt"
 STARTER = Path(__file__).with_name("onefile_start.py")
 # What pip says of this installation, a starter for a Python that is not there, and what is never run.
 LEFT_OUT = (
-    *("bin", "*.dist-info/direct_url.json", "*.dist-info/REQUESTED", "*.dist-info/INSTALLER"),
+    *("bin", "share", "*.dist-info/direct_url.json", "*.dist-info/REQUESTED", "*.dist-info/INSTALLER"),
     *("*.dist-info/RECORD", "*/**/*.pyx", "*/**/*.pxd", "*/**/*.pyi", "*/**/*.hash", "*/**/_testcapi*.so"),
 )
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -23,12 +23,12 @@ def candidates() -> list[str]:
     """Where the parts may be unpacked, the best place first."""
     if os.environ.get("SHIV_ROOT"):
         return [os.path.expanduser(os.environ["SHIV_ROOT"])]
+    places = []
+    if os.environ.get("CACHE_DIRECTORY"):  # systemd's, which with DynamicUser= is a link of its own making
+        places.append(os.path.realpath(os.environ["CACHE_DIRECTORY"].partition(":")[0]))
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    places = [
-        os.environ.get("CACHE_DIRECTORY", "").partition(":")[0],  # systemd's
-        os.path.join(cache, NAME),
-        os.path.join(os.environ.get("TMPDIR") or "/tmp", f"{NAME}-{os.getuid()}"),
-    ]
+    places.append(os.path.join(cache, NAME))
+    places.append(os.path.join(os.environ.get("TMPDIR") or "/tmp", f"{NAME}-{os.getuid()}"))
     return [place for place in places if os.path.isabs(place)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import configparser
 import os
 import re
 import shutil
@@ -205,9 +206,12 @@ def test_what_goes_to_the_builder_is_what_is_committed_and_copied() -> None:
     """A ledger, a config or a secret beside the code never gets into an image."""
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] not in ("#", "")]
     assert lines[0] == "*"
-    let_in = {line[1:].partition("/")[0] for line in lines if line[0] == "!"}
+    let_in = {line[1:].rstrip("/") for line in lines if line[0] == "!"}
     copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert let_in == {name.rstrip("/") for names in copied for name in names.split()}
+    wanted = configparser.ConfigParser()
+    wanted.read(ROOT / "setup.cfg")
+    assert {name for names in wanted["options.data_files"].values() for name in names.split()} <= let_in
 
 
 def ran(*command: str, env: dict[str, str] | None = None) -> str:

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.xdist_group("onefile")
 BUILD_S = 600.0
 PYZ_BYTES_MAX = 5_000_000
 EXE_BYTES_MAX = 40_000_000
-# Goals of a quiet machine are 0.4 s and 1 s; a suite runs beside others.
-START_MAX_S = 1.0
+# To the first answer; on a quiet machine that is about the time that it takes.
+START_CPU_MAX_S = 0.8
 # The Python below the virtual environment has nothing installed that the file itself should hold.
 PYTHON = str(Path(getattr(sys, "_base_executable", sys.executable)))
 STARTER = ROOT / "scripts/onefile_start.py"
@@ -68,16 +68,14 @@ def test_the_archive_does_the_main_job_from_an_empty_folder(
     pyz: Path, unpacked: dict[str, str], tmp_path: Path
 ) -> None:
     timed = does_the_main_job([PYTHON, str(pyz)], tmp_path, **unpacked)
-    print(
-        f"\n{pyz.stat().st_size} bytes; ready in {timed.ready_s:.2f} s, answered in {timed.answered_s:.2f} s"
-    )
+    print(f"\n{pyz.stat().st_size} bytes; {timed}")
     assert pyz.stat().st_size < PYZ_BYTES_MAX
 
 
 def test_an_archive_that_is_unpacked_starts_at_once(
     pyz: Path, unpacked: dict[str, str], tmp_path: Path
 ) -> None:
-    assert fastest([PYTHON, str(pyz)], tmp_path, 3, **unpacked).answered_s < START_MAX_S
+    assert fastest([PYTHON, str(pyz)], tmp_path, 3, **unpacked).cpu_s < START_CPU_MAX_S
 
 
 def test_the_same_commit_gives_the_same_archive(pyz: Path, tmp_path: Path) -> None:
@@ -142,11 +140,9 @@ def exe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_program_without_python_does_the_main_job_from_an_empty_folder(exe: Path, tmp_path: Path) -> None:
     (tmp_path / "job").mkdir()
     timed = does_the_main_job([str(exe)], tmp_path / "job", PATH="/nowhere", HOME="/nowhere")
-    print(
-        f"\n{exe.stat().st_size} bytes; ready in {timed.ready_s:.2f} s, answered in {timed.answered_s:.2f} s"
-    )
+    print(f"\n{exe.stat().st_size} bytes; {timed}")
     assert exe.stat().st_size < EXE_BYTES_MAX
-    assert fastest([str(exe)], tmp_path, 3, PATH="/nowhere").answered_s < 2 * START_MAX_S
+    assert fastest([str(exe)], tmp_path, 3, PATH="/nowhere").cpu_s < 2 * START_CPU_MAX_S
 
 
 @pytest.mark.long
