@@ -159,6 +159,14 @@ def test_streams_are_sorted_as_asked(sort: str) -> None:
     assert ages == expected.get(sort, ["75.0s", "1.50s", "100ms"])
 
 
+def test_an_upstream_says_how_it_is() -> None:
+    probed = upstream("a", open={"m": 0.0, "n": 61.0})
+    refused = upstream("b", cooling=1, credentials=2)
+    shown = text_of(frame(paced(snapshot(upstreams=[probed, refused])), 120, 24))
+    assert shown[6].rstrip().endswith("  m to be probed, n off 61.0s")
+    assert shown[7].rstrip().endswith("  1 of 2 keys refused")
+
+
 def test_a_client_s_word_moves_no_cursor() -> None:
     evil = snapshot(flying=[flight(model="\x1b[2J\u202e\n")])
     assert all(line.isprintable() for line in text_of(frame(paced(evil), 80, 24)))

@@ -120,7 +120,10 @@ def _upstreams(pace: Pace, width: int, most: int) -> Iterator[Line]:
 
 
 def _state(one: Mapping[str, Any]) -> Span:
-    said = [f"{printable(model)} off {duration(wait_s)}" for model, wait_s in one["open"].items()]
+    said = [
+        f"{printable(model)} off {duration(wait_s)}" if wait_s > 0 else f"{printable(model)} to be probed"
+        for model, wait_s in one["open"].items()
+    ]
     if one["cooling"]:
         said.append(f"{one['cooling']} of {one['credentials']} keys refused")
     if not said:
