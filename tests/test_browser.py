@@ -271,13 +271,6 @@ def dresses_in_turn(place: int) -> set[tuple[str, str, str]]:
     return {EVERY_DRESS[place % half], EVERY_DRESS[2 * half - 1 - place % half]}
 
 
-# For pages of other tests: two dresses that differ in everything, the rest for a long run.
-DRESSES = [
-    pytest.param(*dress, marks=() if dress in dresses_in_turn(0) else pytest.mark.long)
-    for dress in EVERY_DRESS
-]
-
-
 # Which pages, where somebody works on some of them.
 ONLY = os.environ.get("TOKENHUB_PAGES", "").split()
 

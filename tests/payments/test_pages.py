@@ -283,6 +283,7 @@ def money_of(language: str, text: str, currency: str) -> Any:
 
 def test_sums_are_written_as_people_do() -> None:
     assert money_of("en", "1234.50", "USD") == "$1,234.50"
+    assert money_of("en", "1.189953943", "USD") == "$1.1899"
     assert money_of("en", "828.00", "RUB") == "828.00\u202f₽"
     assert money_of("ru", "1234567.80", "RUB") == "1\u202f234\u202f567,80\u202f₽"
     assert money_of("ru", "10.004200", "USDT") == "10,0042\u202fUSDT"

@@ -11,6 +11,8 @@ from tokenhub_proxy.dashboard.words import NARROW_SPACE, Words
 
 Object = Mapping[str, Any]
 
+# As fine as the sums of transfers, which are told apart by their last digits.
+USD_PLACES = 4
 _SIGNS = {"USD": "$", "RUB": "₽", "EUR": "€"}
 # How the ledger tells what does not agree; sums are minor units.
 _AMOUNTS = re.compile(r"paid (\d+), not (\d+) minor units of [A-Z]+")
@@ -28,7 +30,8 @@ _PACES = ((600.0, 3), (3600.0, 15), (float("inf"), 60))
 def money(t: Words, text: str, currency: str) -> str:
     """A decimal text such as "828.00" with its currency, as people write it."""
     whole, _, part = text.partition(".")
-    decimals = part.rstrip("0").ljust(2, "0")
+    # A part of a dollar may be nanodollars; cut, so that what is told is never more than what is there.
+    decimals = part[: USD_PLACES if currency == "USD" else None].rstrip("0").ljust(2, "0")
     number = f"{t.number(int(whole))}{'.' if t.code == 'en' else ','}{decimals}"
     if t.code == "en" and currency == "USD":
         return f"${number}"
