@@ -12,6 +12,7 @@ import argparse
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -30,6 +31,8 @@ ROOT = HERE.parent
 KEY = "sk-th-benchmark-0123456789"
 START_S = 30.0
 STREAMS = 500
+# Who hammers the dashboard asks for so many pages at a time.
+VISITORS = 4
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 
 CONFIG = """\
@@ -83,13 +86,18 @@ http {{
 
 
 class Phase(NamedTuple):
-    """One kind of load: so many connections for so long, or so many requests at once."""
+    """One kind of load: so many connections for so long, or so many requests at once.
+
+    `ours`: only this proxy can do it. `hammered`: somebody asks for its dashboard's pages meanwhile.
+    """
 
     path: str
     model: str
     concurrency: int
     seconds: float
     requests: int | None = None
+    ours: bool = False
+    hammered: bool = False
 
 
 PHASES = {
@@ -98,8 +106,10 @@ PHASES = {
     "burst": Phase(CHAT, "burst", 32, 4.0),
     "vectors": Phase(EMBEDDINGS, "vectors", 8, 3.0),
     "paced": Phase(CHAT, "paced", STREAMS, 0, STREAMS),
-    "translated burst": Phase(CHAT, "claude-burst", 32, 4.0),
-    "translated paced": Phase(CHAT, "claude-paced", STREAMS, 0, STREAMS),
+    "translated burst": Phase(CHAT, "claude-burst", 32, 4.0, ours=True),
+    "translated paced": Phase(CHAT, "claude-paced", STREAMS, 0, STREAMS, ours=True),
+    "hammered1": Phase(CHAT, "plain", 1, 4.0, ours=True, hammered=True),
+    "hammered32": Phase(CHAT, "plain", 32, 4.0, ours=True, hammered=True),
 }
 # (title, phase, figure, form); the first table also has a ratio for each.
 CPU = (
@@ -119,6 +129,13 @@ LATENCY = (
     ("p99 µs, 1 at a time", "plain1", "p99_us", "%.0f"),
     ("p50 µs, 32", "plain32", "p50_us", "%.0f"),
     ("p99 µs, 32", "plain32", "p99_us", "%.0f"),
+)
+# The same, and what it is while the dashboard is hammered.
+HAMMERED = (
+    ("p50 µs, 1 at a time, hammered", "hammered1", "p50_us", "%.0f"),
+    ("p99 µs, 1 at a time, hammered", "hammered1", "p99_us", "%.0f"),
+    ("p50 µs, 32, hammered", "hammered32", "p50_us", "%.0f"),
+    ("p99 µs, 32, hammered", "hammered32", "p99_us", "%.0f"),
 )
 Figures = dict[str, dict[str, float]]
 
@@ -263,6 +280,27 @@ def measured(
     return found
 
 
+@contextmanager
+def hammering(phase: Phase, port: int, folder: Path) -> Iterator[None]:
+    """Somebody who asks for the dashboard's pages for the time of the block, if the phase wants that."""
+    if not phase.hammered:
+        yield
+        return
+    link = re.search(r"/dashboard/link/[0-9a-f]+", (folder / "output").read_text())
+    session = folder / "session"  # the link works once
+    assert link is not None or session.exists(), "serve prints the first operator's link"
+    command = [sys.executable, str(HERE / "bench_pages.py"), str(port), link[0] if link else "", str(session)]
+    pages = subprocess.Popen(pinned(1, *command, str(VISITORS)), stdout=subprocess.PIPE, text=True)
+    assert pages.stdout is not None
+    try:
+        if pages.stdout.readline() != "hammering\n":
+            sys.exit("the dashboard could not be hammered")
+        yield
+    finally:
+        pages.send_signal(signal.SIGTERM)
+        print(f"   pages meanwhile: {pages.communicate()[0].strip()}", file=sys.stderr)
+
+
 def measure(contender: str, upstream: int, phases: Mapping[str, Phase]) -> Figures:
     """One contender's figures in one round."""
     found: Figures = {}
@@ -280,7 +318,8 @@ def measure(contender: str, upstream: int, phases: Mapping[str, Phase]) -> Figur
             found["rest"] = {"start_s": start_s, "rss_mib": rss_kib(process.pid) / 1024}
             measured(Phase(CHAT, "plain", 32, 0.5), port, process, folder)
             for title, phase in phases.items():
-                found[title] = measured(phase, port, process, folder)
+                with hammering(phase, port, folder):
+                    found[title] = measured(phase, port, process, folder)
     return found
 
 
@@ -305,6 +344,23 @@ def table(
             cells.append(cell)
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def added(rounds: Mapping[str, list[Figures]]) -> dict[str, list[Figures]]:
+    """The latencies without what the load and the upstream take by themselves."""
+
+    def less(found: Figures) -> Figures:
+        return {
+            phase: {
+                figure: value - statistics.median(one[phase][figure] for one in rounds["direct"])
+                for figure, value in figures.items()
+                if figure in ("p50_us", "p99_us")
+            }
+            for phase, figures in found.items()
+            if phase in rounds["direct"][0]
+        }
+
+    return {name: [less(one) for one in found] for name, found in rounds.items() if name != "direct"}
 
 
 def main() -> None:
@@ -335,12 +391,17 @@ def main() -> None:
                 for contender in contenders:
                     print(f"round {number + 1}: {contender}", file=sys.stderr)
                     own = contender.startswith("tokenhub")
-                    chosen = {one: what for one, what in phases.items() if own or "translated" not in one}
+                    chosen = {one: what for one, what in phases.items() if own or not what.ours}
                     rounds[contender].append(measure(contender, upstream, chosen))
     reference = "nginx" if "nginx" in rounds else "textbook"
     served = {name: found for name, found in rounds.items() if name != "direct"}
     print(f"Medians; in brackets the ratio to {reference}.\n\n{table(served, CPU, reference)}")
     print(f"\nLatency; in brackets the ratio to {reference}.\n\n{table(rounds, LATENCY, reference)}")
+    if "direct" in rounds:
+        print(f"\nAdded to `direct`.\n\n{table(added(rounds), LATENCY, reference)}")
+    ours = {name: found for name, found in rounds.items() if name.startswith("tokenhub")}
+    if ours and any(phase.hammered for phase in phases.values()):
+        print(f"\nWhile {VISITORS} visitors hammer the dashboard.\n\n{table(ours, LATENCY + HAMMERED, '')}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -41,6 +42,7 @@ from tokenhub_proxy.dashboard.assets import PREFIX, Assets
 from tokenhub_proxy.dashboard.hub import Hub
 from tokenhub_proxy.dashboard.passwords import Passwords
 from tokenhub_proxy.dashboard.rendering import HEADERS, HTTPS_ONLY, Pages
+from tokenhub_proxy.dashboard.turns import Turns
 from tokenhub_proxy.errors import InternalError, MethodNotAllowed, NotFound, ProxyError, shown
 from tokenhub_proxy.metrics.counters import Counters
 from tokenhub_proxy.relay import Relay
@@ -173,6 +175,7 @@ class Dashboard:
         pages = Pages(self._assets, clock=relay.clock)
         self.hub = Hub(relay, verbs.ledger, verbs, config, counters, access, pages, relay.clock)
         self._api = api.Api(self.hub)
+        self._turns = Turns()
 
     async def begin(self) -> None:
         """Read who there is; before the first request."""
@@ -181,10 +184,10 @@ class Dashboard:
     async def handle(self, client: HttpClient, id: str) -> None:
         """Answer one request. Refusals of the API are raised, those of pages are pages."""
         asked = await self._asked(client, id)
-        if asked.path.startswith("/api"):
-            found = await self._api.answer(asked)
-        else:
-            found = await self._page(asked)
+        # Changes may wait for an upstream or a password, and files cost nothing: only pages take turns.
+        page = asked.method == "GET" and not asked.path.startswith(PREFIX)
+        async with self._turns if page else nullcontext():
+            found = await (self._api.answer if asked.path.startswith("/api") else self._page)(asked)
         headers = {
             **HEADERS,
             **(HTTPS_ONLY if asked.secure else {}),

@@ -6,17 +6,19 @@ from __future__ import annotations
 ALONE_BYTES_MAX = 2048
 
 
-def _size_line(length: int) -> bytes:
-    """The size line of the one chunk that is so long with all its framing, in its usual form."""
-    for digits in range(1, 4):
-        line = b"%x\r\n" % max(0, length - digits - 4)
-        if len(line) == digits + 2 and not line.startswith(b"0"):
-            return line
-    return bytes(length + 1)  # no chunk is so long, and no read of this length begins so
+def _size_lines() -> tuple[bytes, ...]:
+    """By the length of a read: the size line of the one chunk that fills it, in its usual form."""
+    # Some lengths no chunk has, and no read of such a length begins with so many bytes.
+    lines = [bytes(ALONE_BYTES_MAX + 1)] * (ALONE_BYTES_MAX + 1)
+    for size in range(1, ALONE_BYTES_MAX):
+        line = b"%x\r\n" % size
+        length = len(line) + size + len(b"\r\n")
+        if length <= ALONE_BYTES_MAX:
+            lines[length] = line
+    return tuple(lines)
 
 
-# By the length of the read.
-SIZE_LINES = tuple(map(_size_line, range(ALONE_BYTES_MAX + 1)))
+SIZE_LINES = _size_lines()
 
 
 def at_beginning(data: bytes, pieces: list[bytes]) -> bool:
