@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote, urlencode
 
+import aiohttp
 import pytest
 
 from tests.browsing import Seen, Visitor, visitor
@@ -14,6 +17,7 @@ from tokenhub_proxy.dashboard import order_words
 from tokenhub_proxy.dashboard.access import CONFIRMED_S
 from tokenhub_proxy.dashboard.qr import drawing
 from tokenhub_proxy.dashboard.words import Words
+from tokenhub_proxy.users import COMMAND_LINE
 
 USD = 10**9
 CARD = {"way": "yookassa.bank_card", "amount": "10", "agreed": "828.00 RUB"}
@@ -246,6 +250,64 @@ async def test_the_settings_tell_what_is_live_and_no_secret(shop: Shop, operator
     assert f"{shop.running.url}/payments/webhooks/yookassa" in seen.text
     assert "test_sss" not in seen.text
     assert "12345:AA" not in seen.text
+
+
+async def test_nothing_that_others_wrote_is_markup(shop: Shop, owner: Visitor, operator: Visitor) -> None:
+    """A stranger's webhook, a reason, a note, a code, an order's name, a filter."""
+    payload = '"><script>hurt()</script>'
+    order = await shop.order("operator")
+    said = {
+        "type": "notification",
+        "event": payload,
+        "object": {"id": "x", "metadata": {"order_id": payload}},
+    }
+    async with aiohttp.ClientSession() as session:
+        await session.post(f"{shop.webhooks}/yookassa", data=json.dumps(said))
+    await shop.verb("codes create", amount="1.00", note=payload)
+    await operator.post(f"/dashboard/orders/{order['id']}/act", {"act": "complete", "note": payload})
+    seen = [
+        await owner.post("/dashboard/redeem", {"code": payload}),
+        await owner.post("/dashboard/orders", {"way": payload, "amount": payload, "agreed": payload}),
+        await owner.get(
+            f"/dashboard/top-up?{urlencode({'preset': payload, 'amount': payload, 'way': payload})}"
+        ),
+        await owner.get(f"/dashboard/orders/{order['id']}"),
+        await operator.get(f"/dashboard/orders/{quote(payload, safe='')}"),
+        *[await operator.get(f"/dashboard/desk{page}") for page in ("", "/webhooks", "/codes", "/settings")],
+    ]
+    told = 0
+    for page in seen:
+        assert "<script>hurt" not in page.text
+        told += "&lt;script&gt;hurt" in page.text
+    assert told >= 5
+
+
+async def test_scripts_do_the_same_behind_a_token(shop: Shop) -> None:
+    made = await shop.running.proxy.administration.perform("tokens create", {"name": "script"}, COMMAND_LINE)
+
+    async def ask(method: str, path: str, status: int = 200, **body: Any) -> Any:
+        headers = {"Authorization": f"Bearer {made['secret']}"}
+        data = json.dumps(body) if body else None
+        async with aiohttp.ClientSession(headers=headers) as session:
+            answer = await session.request(method, f"{shop.running.url}/api/{path}", data=data)
+            assert answer.status == status, await answer.text()
+            return await answer.json()
+
+    price = await ask("GET", "payments/quote?amount=10&provider=yookassa")
+    assert price["amount"] == "828.00"
+    order = await ask("POST", "orders", account="main", amount="10", provider="operator")
+    done = await ask("POST", f"orders/{order['id']}/complete", note="cash")
+    assert (done["state"], done["note"]) == ("paid", "cash (by script)")
+    await ask("POST", f"orders/{order['id']}/complete", 400, note="cash", actor="root")
+    back = await ask("POST", f"orders/{order['id']}/refund", outside=True, note="sent back", amount="2.50")
+    assert (back["returned_usd"], shop.balance) == ("2.50", 7_500_000_000)
+    (code,) = await ask("POST", "payments/codes", amount="5.00", count=1)
+    await ask("POST", "accounts/main/redeem", code=code["code"])
+    await ask("POST", "accounts/main/redeem", 404, code=code["code"])
+    assert [one["provider"] for one in await ask("GET", "orders?state=paid")] == ["codes", "operator"]
+    assert len((await ask("GET", f"orders/{order['id']}"))["events"]) == 4
+    await ask("GET", "orders/ord_nowhere", 404)
+    assert await ask("GET", "payments/webhooks") == []
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
