@@ -94,6 +94,8 @@ OPERATORS_PAGES = {
 DOORS = {"sign-in": "/dashboard/sign-in", "sign-up": "/dashboard/sign-up", "link-used": "/dashboard/link/0"}
 
 
+# So many pages are looked at side by side: a browser has a process for each.
+AT_ONCE = 4
 STATUSES = {"not-found": 404, "link-used": 404}
 
 
@@ -289,7 +291,20 @@ async def test_every_page_is_well_in_every_dress(studio: Running, browser: Any, 
         if not ONLY or name in ONLY
     ]
 
+    at_once = asyncio.Semaphore(AT_ONCE)
+
     async def in_a_dress(dress: tuple[str, str, str], secret: str | None, scripts: bool = True) -> int:
+        mine = [
+            (name, path)
+            for place, (whose, name, path) in enumerate(pages)
+            if whose == secret and (every or SHOTS or dress in dresses_in_turn(place))
+        ]
+        async with at_once:
+            return await dressed(dress, secret, scripts, mine) if mine else 0
+
+    async def dressed(
+        dress: tuple[str, str, str], secret: str | None, scripts: bool, mine: list[tuple[str, str]]
+    ) -> int:
         language, theme, size = dress
         page = await opened(
             browser,
@@ -302,10 +317,7 @@ async def test_every_page_is_well_in_every_dress(studio: Running, browser: Any, 
             timezone_id="UTC",
             java_script_enabled=scripts,
         )
-        seen = 0
-        for place, (whose, name, path) in enumerate(pages):
-            if whose != secret or not (every or SHOTS or dress in dresses_in_turn(place)):
-                continue
+        for name, path in mine:
             answer = await page.goto(studio.url + path, wait_until="load")
             if answer.status != STATUSES.get(name, 200):
                 complaints.append(f"{name} {dress}: {answer.status}")
@@ -315,20 +327,13 @@ async def test_every_page_is_well_in_every_dress(studio: Running, browser: Any, 
                 wide = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
                 if wide > 0:
                     complaints.append(f"{name} {dress}: {wide} px wider than the screen")
-            seen += 1
         await page.context.close()
-        return seen
+        return len(mine)
 
-    seen = [
-        count
-        for dress in EVERY_DRESS
-        # Those of one dress side by side: a browser has a process for each.
-        for count in await asyncio.gather(
-            *(in_a_dress(dress, secret) for secret in (owner.secret, operator.secret, None))
-        )
-    ]
+    whose = (owner.secret, operator.secret, None)
+    seen = await asyncio.gather(*(in_a_dress(dress, secret) for dress in EVERY_DRESS for secret in whose))
     if every or SHOTS:
-        for secret in (owner.secret, operator.secret, None):
+        for secret in whose:
             await in_a_dress(("ru", "dark", "narrow"), secret, scripts=False)
     assert sum(seen) == len(pages) * (len(EVERY_DRESS) if every or SHOTS else 2)
     assert not complaints, "\n".join(complaints)
