@@ -419,3 +419,12 @@ def test_the_tree_of_commands_imports_nothing_heavy() -> None:
 def test_help_and_version_and_a_wrong_command(tmp_path) -> None:
     assert run(tmp_path, "--version").stdout.startswith("tokenhub-proxy ")
     assert run(tmp_path, "keys").returncode == 2
+
+
+def test_a_command_in_the_wrong_folder_says_that_it_makes_a_ledger(tmp_path: Path) -> None:
+    """A key that is made where no server runs is none that a client could use."""
+    made = run(tmp_path, "accounts", "create", "a")
+    assert made.returncode == 0
+    assert "a new ledger is made" in made.stderr
+    assert "tokenhub.db" in made.stderr
+    assert run(tmp_path, "accounts", "create", "b").stderr == ""

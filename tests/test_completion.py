@@ -123,6 +123,45 @@ def test_other_commands_pay_nothing_for_it() -> None:
     assert ran(sys.executable, "-c", ask) == "False False False\n"
 
 
+# --- what a mistake is answered with
+
+
+def mistaken(*words: str) -> str:
+    done = subprocess.run(
+        [*COMMAND, *words], env=environment(), capture_output=True, text=True, timeout=WAIT_S, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["kyes", "list"], "there is no command kyes; did you mean keys?\nTry: tokenhub-proxy --help\n"),
+        (["keys", "crate"], "no command crate; did you mean create?\nTry: tokenhub-proxy keys --help\n"),
+        (["keys", "create", "x", "--quotas", "5"], "there is no option --quotas here; did you mean --quota?"),
+        (
+            ["usage", "--by", "modle"],
+            "must be one of key, model, upstream, day, not modle; did you mean model?",
+        ),
+        (["frobnicate"], "there is no command frobnicate; there are serve, check,"),
+        (["keys"], "usage: tokenhub-proxy keys"),
+        ([], "keys and money:\n"),
+    ],
+)
+def test_a_misspelt_word_is_answered_with_the_nearest(words: list[str], said: str) -> None:
+    assert said in mistaken(*words)
+
+
+def test_the_help_shows_every_command_once_in_a_group() -> None:
+    told = cli.parser().format_help()
+    names = [line.split()[0] for line in told.splitlines() if line.startswith("  ") and "--" not in line]
+    (root, *_) = completion.places(cli.parser())
+    assert sorted(names) == sorted(word.spellings[0] for word in root.commands)
+    assert "\nmore:\n" not in told, "put the new command into a group of cli_parser.GROUPS"
+
+
 # --- the manual page
 
 MANUAL = ROOT / "docs/tokenhub-proxy.1"

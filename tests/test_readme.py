@@ -120,6 +120,22 @@ def test_the_config_block_loads_without_a_complaint(tmp_path: Path) -> None:
     assert found.warnings == ()
 
 
+def test_pytest_without_its_plugins_runs_a_test_in_this_checkout(tmp_path: Path) -> None:
+    """Who tries the fixture has what the README tells to install: pytest and openai."""
+    (tmp_path / "test_hello.py").write_text(block("python", "def test_it_greets"))
+    alone = ["-p", "tokenhub_proxy.pytest_plugin", "-p", "no:cacheprovider", "-c", str(ROOT / "setup.cfg")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *alone, str(tmp_path / "test_hello.py")],
+        cwd=ROOT,
+        env=environment(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"),
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # --- the other pages
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -115,7 +115,8 @@ def test_a_port_in_use_is_told_in_a_sentence(tmp_path) -> None:
         port = taken.getsockname()[1]
         refused = run(tmp_path, "serve", "--listen", f"127.0.0.1:{port}")
     assert refused.returncode == 2
-    assert f"127.0.0.1:{port} can't be listened on" in refused.stderr
+    assert f"127.0.0.1:{port} can't be listened on: somebody does" in refused.stderr
+    assert "--listen 127.0.0.1:0" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

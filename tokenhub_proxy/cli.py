@@ -201,7 +201,11 @@ def _check(arguments: argparse.Namespace) -> int:
 
     path = config_path(arguments.config)
     if path is None:
-        fail(WRONG, f"There is no config: no --config, no $TOKENHUB_CONFIG, no ./{CONFIG_FILE}.")
+        fail(
+            WRONG,
+            f"There is no config: no --config, no $TOKENHUB_CONFIG, no ./{CONFIG_FILE}."
+            " (serve does without one.)",
+        )
     try:
         config = read_config(path)
     except ConfigError as error:
@@ -274,9 +278,15 @@ def results(arguments: argparse.Namespace, verb: str, asked: dict[str, Any]) -> 
         return
     if not os.path.exists(path):
         if verb in READING:
-            fail(LEDGER_REFUSED, f"There is no ledger {path} yet; serve makes it.")
+            fail(
+                LEDGER_REFUSED,
+                f"There is no ledger {path} yet; serve makes it. (Is the server in another folder?)",
+            )
         if verb == "explain":
             url = "sqlite:///:memory:"
+        else:
+            # Whoever is in another folder than the server would wonder why nothing changes there.
+            print(f"No server runs here; a new ledger is made: {path}", file=sys.stderr)
     yield from _results_here(config or load_config(arguments.config), url, verb, asked)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import json
 import logging
@@ -155,7 +156,7 @@ async def _serve(
     try:
         proxy = await start(config, log=sys.stderr, inherited=listener, transports=transports)
     except OSError as error:
-        fail(WRONG, f"{config.listen_host}:{config.listen_port} can't be listened on: {error.strerror}.")
+        fail(WRONG, _not_listening(f"{config.listen_host}:{config.listen_port}", error))
     # What a start leaves behind lives as long as the process. Looking through it, and as often as 700
     # new objects come, would be a tenth of a request's time; a call leaves few cycles, a stream none.
     gc.freeze()
@@ -195,6 +196,15 @@ async def _open_door(control: Control, proxy: Proxy) -> None:
         await control.start()
     except OSError as error:
         fail(FOUND, f"{proxy.ledger.path}.sock, where commands come in, can't be made: {error.strerror}.")
+
+
+def _not_listening(address: str, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"{address} can't be listened on: somebody does, maybe a server that runs already."
+            " With --listen 127.0.0.1:0 any free port is taken."
+        )
+    return f"{address} can't be listened on: {error.strerror}."
 
 
 def _on_signals(stop: asyncio.Event, hurry: asyncio.Event, reload: asyncio.Event) -> None:
