@@ -56,6 +56,7 @@ async def test_every_state_is_well(
     await page.fill("#ips", "10.0.0.300")
     await submit(page, "main button.main")
     assert await page.input_value("#ips") == "10.0.0.300"
+    assert await page.evaluate("document.activeElement.matches('#ips[aria-invalid=true]')")
     await seen("key-refused")
     await page.fill("#ips", "10.0.0.0/8")
     await submit(page, "main button.main")

@@ -85,7 +85,11 @@ for (const form of document.querySelectorAll("form.filters")) {
 }
 
 const problem = document.querySelector(".notice[role=alert][tabindex]");
-if (problem) problem.focus();
+if (problem) {
+  const wrong = problem.dataset.field && document.getElementById(problem.dataset.field);
+  if (wrong) wrong.setAttribute("aria-invalid", "true");
+  (wrong || problem).focus();
+}
 
 // --- the playground
 
