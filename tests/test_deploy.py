@@ -6,6 +6,7 @@ import asyncio
 import configparser
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,12 +26,14 @@ from tests.conftest import KEY, Running, Serve, one_upstream
 from tests.nginx import FOLDERS, NGINX, PREAMBLE, documented_nginx, free_port, nginx_running
 from tests.served import ROOT
 from tests.upstream import FakeUpstream, chunk, stream_says
+from tokenhub_proxy.cli import parser
 from tokenhub_proxy.serve import AFTER_DRAIN_S
 
 DEPLOY = ROOT / "deploy"
 NAME = "llm.example.com"
 WAIT_S = 20.0
 CHECK_S = 60.0
+BUILD_S = 600.0
 # systemd's scale ends at 10; what is left is mostly that it talks to the network.
 EXPOSURE_MAX = 1.3
 
@@ -214,10 +217,44 @@ def test_what_goes_to_the_builder_is_what_is_committed_and_copied() -> None:
     assert {name for names in wanted["options.data_files"].values() for name in names.split()} <= let_in
 
 
-def ran(*command: str, env: dict[str, str] | None = None) -> str:
+# --- the page
+
+
+PAGE = (ROOT / "docs/deploy.md").read_text()
+BLOCKS = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_each_block_of_the_page_belongs_to_a_test() -> None:
+    """Two are run below, one by tests/test_bare_debian.py; for the last an engine would be needed."""
+    for word, block in zip(("scripts/binary", "scripts/build", "systemctl", "docker"), BLOCKS, strict=True):
+        assert word in block
+
+
+def test_the_commands_about_containers_name_what_there_is() -> None:
+    service = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["tokenhub"]
+    tag, up, make_a_key = map(shlex.split, BLOCKS[3].splitlines())
+    assert tag == ["docker", "build", "--tag", service["image"], "."]
+    for words in (up, make_a_key):
+        assert words[:4] == ["docker", "compose", "--file", "deploy/compose.yaml"]
+    assert make_a_key[4:6] == ["exec", "tokenhub"]
+    assert parser().parse_args(make_a_key[7:]).name == "laptop"
+
+
+@pytest.mark.long
+def test_the_commands_that_build_and_install_work_as_they_are_typed(tmp_path: Path) -> None:
+    for block in BLOCKS[:2]:
+        placed = re.sub(r"\b(dist|server)\b", rf"{tmp_path}/\1", block)
+        ran("bash", "-ec", placed, limit_s=BUILD_S)
+    made = {path.name.rpartition(".")[2] for path in (tmp_path / "dist").iterdir()}
+    assert made == {"pyz", "tokenhub-proxy", "whl", "gz"}
+    program = str(tmp_path / "server/bin/tokenhub-proxy")
+    assert ran(program, "--version").startswith("tokenhub-proxy ")
+
+
+def ran(*command: str, env: dict[str, str] | None = None, limit_s: float = CHECK_S) -> str:
     """What a checker says; it has to be content."""
     done = subprocess.run(
-        command, env=env, capture_output=True, text=True, timeout=CHECK_S, check=False, cwd=ROOT
+        command, env=env, capture_output=True, text=True, timeout=limit_s, check=False, cwd=ROOT
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
