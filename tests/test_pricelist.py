@@ -124,6 +124,13 @@ def test_a_price_that_no_binary_float_can_hold_is_kept_whole():
     assert import_prices(text)[0].price.input == 123456789
 
 
+def test_a_price_that_was_a_float_once_is_rounded_up_to_the_nanodollar():
+    """The table as it is downloaded has rows such as this one."""
+    text = '{"m": {"mode": "chat", "litellm_provider": "x", "input_cost_per_token": 2.9999900000000002e-06}}'
+    (row,) = import_prices(text)
+    assert row.price.input == 2_999_990_001
+
+
 @pytest.mark.parametrize(("text", "words"), [
     ("[]", "no object"), ("{", "Expecting"), ('{"data": [{}]}', "with an id"),
     ('{"m": {"mode": "chat", "input_cost_per_token": "cheap"}}', "m.input_cost_per_token"),

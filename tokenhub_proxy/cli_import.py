@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenhub_proxy.config import PriceFor
     from tokenhub_proxy.importers import Draft
+    from tokenhub_proxy.pricelist import Listed
+    from tokenhub_proxy.routes import Upstream
 
 SQLITE_MAGIC = b"SQLite format 3\0"
 # Tables of one-api that are made of the others.
@@ -39,6 +43,11 @@ def add_to(commands: Any) -> None:
         command.add_argument(
             "-o", "--output", metavar="FILE", help="where to write the config; default standard output"
         )
+        command.add_argument(
+            "--prices",
+            metavar="FILE",
+            help="a price table of LiteLLM's or OpenRouter's, before the one that ships",
+        )
         command.add_argument("--force", action="store_true", help="write over files that are there")
         secrets = command.add_mutually_exclusive_group()
         secrets.add_argument(
@@ -57,14 +66,16 @@ def _litellm(arguments: argparse.Namespace) -> int:
     import time
 
     from tokenhub_proxy.importers import NotReadable, litellm, litellm_keys, texts
+    from tokenhub_proxy.progress import Progress
 
     (source,) = arguments.file
-    draft = _draft(arguments, source)
     name = source
     try:
-        groups = litellm.read_config(draft, texts.read_yaml(_text(source)))
-        for name in arguments.keys:
-            litellm_keys.read_keys(draft, texts.read_json(_text(name)), _stem(name), groups, time.time())
+        with Progress("reading"):
+            draft = _draft(arguments, source)
+            groups = litellm.read_config(draft, texts.read_yaml(_text(source)))
+            for name in arguments.keys:
+                litellm_keys.read_keys(draft, texts.read_json(_text(name)), _stem(name), groups, time.time())
     except NotReadable as error:
         return _wrong(f"{name}: {error}")
     return _finish(arguments, draft)
@@ -74,30 +85,62 @@ def _one_api(arguments: argparse.Namespace) -> int:
     import time
 
     from tokenhub_proxy.importers import NotReadable, one_api, texts
+    from tokenhub_proxy.progress import Progress
 
-    draft = _draft(arguments, ", ".join(arguments.file))
     tables: dict[str, list[Any]] = {}
     source = ""
     try:
-        for source in arguments.file:
-            if _is_sqlite(source):
-                found = _database(source, draft)
-            else:
-                found = one_api.tables_of(texts.read_json(_text(source)))
-            for name, rows in found.items():
-                tables.setdefault(name, []).extend(rows)
-        one_api.read_tables(draft, tables, time.time())
+        with Progress("reading", unit="rows") as shown:
+            draft = _draft(arguments, ", ".join(arguments.file))
+            for source in arguments.file:
+                if _is_sqlite(source):
+                    found = _database(source, draft)
+                else:
+                    found = one_api.tables_of(texts.read_json(_text(source)))
+                for name, rows in found.items():
+                    tables.setdefault(name, []).extend(rows)
+                    shown.count += len(rows)
+            one_api.read_tables(draft, tables, time.time())
     except NotReadable as error:
         return _wrong(f"{source}: {error}")
     return _finish(arguments, draft)
 
 
 def _draft(arguments: argparse.Namespace, source: str) -> Draft:
-    from tokenhub_proxy.cli import listed_price
     from tokenhub_proxy.importers import Draft
 
     shown = ", ".join("standard input" if part == "-" else Path(part).name for part in source.split(", "))
-    return Draft(shown, listed_price, keep_secrets=arguments.keep_secrets, environ=os.environ)
+    price_for = _price_for(arguments.prices)
+    return Draft(shown, price_for, keep_secrets=arguments.keep_secrets, environ=os.environ)
+
+
+def _price_for(path: str | None) -> PriceFor:
+    """What the operator's table says of a model, else the one that ships."""
+    from datetime import UTC, datetime
+    from urllib.parse import urlsplit
+
+    from tokenhub_proxy import pricelist
+    from tokenhub_proxy.cli import listed_price
+    from tokenhub_proxy.importers import NotReadable
+    from tokenhub_proxy.importers.providers import BY_PREFIX
+
+    if path is None:
+        return listed_price
+    try:
+        rows = pricelist.import_prices(_text(path))
+    except ValueError as error:
+        raise NotReadable(f"--prices {path}: {error}") from None
+    # LiteLLM's table goes by its own names of providers, whose hosts are known here.
+    urls = {name: provider.base_url for name, provider in BY_PREFIX.items() if provider.base_url}
+    hosts = {name: urlsplit(url).hostname or "" for name, url in urls.items()}
+    table = json.loads(pricelist.write_prices(rows, f"{datetime.now(UTC):%Y-%m-%d}"))
+    own = pricelist.PriceList({**table, "hosts": hosts | pricelist.shipped().hosts})
+
+    def found(upstream: Upstream, model: str) -> Listed | None:
+        row = own.lookup(upstream.dialect, upstream.base_url, model)
+        return row or listed_price(upstream, model)
+
+    return found
 
 
 def _text(path: str) -> str:

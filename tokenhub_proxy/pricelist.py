@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -34,6 +34,7 @@ _OPENROUTER = {
 }
 _LITELLM_PROVIDERS = {"gemini": "google", "bedrock_converse": "bedrock", "text-completion-openai": "openai"}
 _PER_MILLION = 10**6
+_NANO = Decimal(1).scaleb(-9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +224,19 @@ def _per_million(model: str, row: Mapping[str, Any], names: Mapping[str, str]) -
             amount = Decimal(given) * _PER_MILLION
             if amount < 0:
                 return None  # OpenRouter's -1: the price is another model's
-            found[ours] = parse_usd(f"{amount:f}")
+            found[ours] = parse_usd(f"{_without_noise(amount):f}")
         except (ValueError, TypeError, ArithmeticError) as exc:
             raise ValueError(f"{model}.{theirs}: {exc}") from None
     return found if "input" in found else None
+
+
+def _without_noise(amount: Decimal) -> Decimal:
+    """A price that was a float once, such as 2.99999000000000020, up to the next nanodollar.
+
+    One that is truly finer stays, and is refused.
+    """
+    rounded = amount.quantize(_NANO, ROUND_CEILING)
+    return rounded if (rounded - amount) * 10**9 <= amount else amount
 
 
 def _limit(given: object) -> int | None:

@@ -229,6 +229,30 @@ def test_the_commands_make_the_keys(tmp_path: Path) -> None:
     assert shown["models"] == ["gpt-4o", "claude-sonnet", "local"]
 
 
+def test_a_table_of_ones_own_comes_before_the_list_that_ships(tmp_path: Path) -> None:
+    table = {
+        "sample_spec": {"mode": "chat"},
+        "together_ai/some/model": {
+            "litellm_provider": "together_ai", "mode": "chat",
+            "input_cost_per_token": 1.2e-07, "output_cost_per_token": 0.0000003, "max_output_tokens": 8192,
+        },
+        "gpt-4o": {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 9e-06},
+    }  # fmt: skip
+    (tmp_path / "prices.json").write_text(json.dumps(table))
+    (tmp_path / "c.yaml").write_text(
+        "model_list:\n"
+        "  - {model_name: a, litellm_params: {model: together_ai/some/model, api_key: os.environ/T}}\n"
+        "  - {model_name: b, litellm_params: {model: gpt-4o, api_key: os.environ/O}}\n"
+    )
+    assert "# a has no price" in imported(tmp_path, "c.yaml").stdout
+    done = imported(tmp_path, "c.yaml", "--prices", "prices.json")
+    assert done.returncode == 0, done.stderr
+    assert "price: {input: 0.12, output: 0.30}" in done.stdout
+    assert "price: {input: 9.00" in done.stdout
+    refused = imported(tmp_path, "c.yaml", "--prices", "c.yaml")
+    assert (refused.returncode, refused.stdout) == (2, "")
+
+
 def test_nothing_is_written_over_without_force(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("mine\n")
     refused = imported(tmp_path, str(CONFIG), "-o", "config.yaml")
