@@ -198,7 +198,7 @@ class HttpClient:
             self.begun = True
             self.socket.flush()
             self.keep_alive = self.keep_alive and self._chunked
-            framed = self._encoded("transfer-encoding: chunked\r\n" if self._chunked else "") + framed
+            framed = self._encoded("transfer-encoding: chunked" if self._chunked else "") + framed
         self.bytes_out += len(data)
         transport.write(framed)
 
@@ -216,7 +216,7 @@ class HttpClient:
         else:
             self.begun = True
             self.bytes_out += len(data)
-            head = self._encoded("" if self._status == 204 else f"content-length: {len(data)}\r\n")
+            head = self._encoded("" if self._status == 204 else f"content-length: {len(data)}")
             if self.method == "HEAD":
                 data = b""
             self.socket.send(head, data)
@@ -237,16 +237,16 @@ class HttpClient:
 
     def _encoded(self, framing: str) -> bytes:
         """The head, as the carrier's state and the request's version want it."""
-        lines = [f"{name}: {value}\r\n" for name, value in self._head.items()]
-        if self.extra_headers:
-            lines += [f"{name}: {value}\r\n" for name, value in self.extra_headers.items()]
+        lines = [*map(": ".join, self._head.items()), *map(": ".join, self.extra_headers.items())]
         if self.socket.retiring:
             self.keep_alive = False
         if not self.keep_alive:
-            lines.append("connection: close\r\n")
+            lines.append("connection: close")
         elif not self._chunked:
-            lines.append("connection: keep-alive\r\n")
-        return _STATUS_LINES[self._status] + "".join([*lines, framing, "\r\n"]).encode("latin-1")
+            lines.append("connection: keep-alive")
+        if framing:
+            lines.append(framing)
+        return _STATUS_LINES[self._status] + "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 async def answer(client: HttpClient, status: int, headers: Mapping[str, str], body: bytes) -> None:

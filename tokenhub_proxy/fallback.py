@@ -41,13 +41,8 @@ class Answer:
         self.ended = False
         self.dropped = dropped
 
-    async def begin(self) -> None:
-        """Wait until the reply has said something that can be committed, or has ended."""
-        self.ended = await self.incoming.pump(self._take)
-        if self.ended:
-            self._take(b"")
-
-    def _take(self, data: bytes) -> bool | None:
+    def take(self, data: bytes) -> bool | None:
+        """The sink until the reply has said something that can be committed."""
         self.opening += self.reply.feed(data)
         return HOLD if self.opening or self.reply.done else None
 
@@ -171,7 +166,9 @@ class Fallback:
                     reply = plain(reply, incoming.headers)
                 self._watch.begin(exchange, incoming, reply, target.upstream.timeouts.progress_s)
                 answer = Answer(connection, incoming, reply, outgoing.dropped)
-                await answer.begin()
+                answer.ended = await incoming.pump(answer.take)
+                if answer.ended:
+                    answer.take(b"")
             except BaseException:
                 await connection.__aexit__(*sys.exc_info())
                 raise

@@ -23,19 +23,14 @@ METERS_MIN = 1000
 CONCURRENT_RETRY_S = 1.0
 
 
-_REQUESTS, _TOKENS = (
-    tuple(f"x-ratelimit-{told}-{unit}" for told in ("limit", "remaining", "reset"))
-    for unit in ("requests", "tokens")
-)
-
-
 class Window:
     """How much was admitted in the last minute."""
 
-    __slots__ = ("_places", "total")
+    __slots__ = ("_last", "_places", "total")
 
     def __init__(self) -> None:
         self._places: deque[list[int]] = deque()  # [place, amount], oldest first
+        self._last = [-1, 0]  # the newest of them, forgotten or not
         self.total = 0
 
     def expire(self, now_s: float) -> None:
@@ -50,12 +45,13 @@ class Window:
     def add(self, amount: int, now_s: float) -> list[int]:
         """Count an amount. What is returned can be given to `amend`."""
         place = int(now_s * PLACES_PER_S)
-        places = self._places
-        if not places or places[-1][0] < place:
-            places.append([place, 0])
-        places[-1][1] += amount
+        last = self._last
+        if last[0] < place:
+            last = self._last = [place, 0]
+            self._places.append(last)
+        last[1] += amount
         self.total += amount
-        return places[-1]
+        return last
 
     def amend(self, place: list[int], change: int, now_s: float) -> None:
         """Correct what was counted before: less at its own time, more at this one."""
@@ -225,15 +221,18 @@ def _refusal(meter: Meter, scope: Scope, counted: int, now_s: float) -> KeyRateL
 
 def _headers(meter: Meter, scope: Scope, now_s: float) -> dict[str, str]:
     found: dict[str, str] = {}
-    for window, limit, names in (
-        (meter.requests, scope.requests_per_minute, _REQUESTS),
-        (meter.tokens, scope.tokens_per_minute, _TOKENS),
-    ):
-        if limit is not None:
-            left = limit - window.total
-            found[names[0]] = str(limit)
-            found[names[1]] = str(left) if left > 0 else "0"
-            found[names[2]] = _duration(window.reset_s(now_s))
+    limit = scope.requests_per_minute
+    if limit is not None:
+        window = meter.requests
+        found["x-ratelimit-limit-requests"] = str(limit)
+        found["x-ratelimit-remaining-requests"] = str(max(0, limit - window.total))
+        found["x-ratelimit-reset-requests"] = _duration(window.reset_s(now_s))
+    limit = scope.tokens_per_minute
+    if limit is not None:
+        window = meter.tokens
+        found["x-ratelimit-limit-tokens"] = str(limit)
+        found["x-ratelimit-remaining-tokens"] = str(max(0, limit - window.total))
+        found["x-ratelimit-reset-tokens"] = _duration(window.reset_s(now_s))
     return found
 
 

@@ -59,6 +59,7 @@ KEY_COLUMNS = (
 # prepared once, in some 10 KB.
 _ROWS_PER_INSERT_MAX = 32
 _COLUMNS = {"holds": 14, "endings": 15, "entries": 10}
+_UNSETTLED = (0,) * 8  # what a call that was not settled adds to the sums of those that were
 _MOVE_ACCOUNT = "UPDATE accounts SET posted = posted + ?, held = held + ? WHERE name = ?"
 _OPEN_WINDOW = "INSERT OR IGNORE INTO windows VALUES (?, 0, 0, ?)"
 _MOVE_WINDOW = "UPDATE windows SET posted = posted + ?, held = held + ?, at = max(at, ?) WHERE name = ?"
@@ -147,6 +148,11 @@ def error_name(error: BaseException) -> str:
     return getattr(error, "sqlite_errorname", None) or type(error).__name__
 
 
+def _sums(moves: Sequence[tuple[int, ...]]) -> Iterable[int]:
+    """The sum of each column."""
+    return map(sum, zip(*moves, strict=True)) if len(moves) > 1 else moves[0]
+
+
 class _Rows:
     """Collects the rows of some changes, then writes them table by table."""
 
@@ -156,9 +162,9 @@ class _Rows:
         self._endings: list[tuple[Any, ...]] = []
         self._entries: list[tuple[Any, ...]] = []
         self._idempotency: list[tuple[Any, ...]] = []
-        self._accounts: dict[str, list[int]] = {}
+        self._accounts: dict[str, list[tuple[int, ...]]] = {}
         self._windows: dict[str, list[Any]] = {}
-        self._rollups: dict[tuple[int, str, str, str, str], list[int]] = {}
+        self._rollups: dict[tuple[int, str, str, str, str], list[tuple[int, ...]]] = {}
         self._references: dict[str, Entry] = {}
         self._last_entry_id: int | None = None
 
@@ -199,8 +205,7 @@ class _Rows:
         account, upstream = hold.key.account, ending.upstream
         self._endings.append(
             (
-                change.placed.id, ending.status, ending.at, ending.cost, usage.input, usage.cached,
-                usage.cache_write, usage.output, usage.reasoning, usage.reported, upstream, ending.reason,
+                change.placed.id, ending.status, ending.at, ending.cost, *usage, upstream, ending.reason,
                 ending.http_status, ending.first_byte_ms,
                 orjson.dumps(ending.attempts).decode() if ending.attempts else None,
             )
@@ -223,21 +228,8 @@ class _Rows:
                 )
             )  # fmt: skip
         name = (int(ending.at // DAY_S), account, hold.key.name, hold.model, upstream)
-        sums = self._rollups.get(name)
-        if sums is None:
-            sums = self._rollups[name] = [0] * 10
-        sums[8] += 1
-        sums[9] += ending.failed
-        if ending.status != "settled":
-            return
-        sums[0] += 1
-        sums[1] += usage.input
-        sums[2] += usage.cached
-        sums[3] += usage.cache_write
-        sums[4] += usage.output
-        sums[5] += usage.reasoning
-        sums[6] += not usage.reported
-        sums[7] += charge
+        settled = (1, *usage[:5], not usage.reported, charge) if ending.status == "settled" else _UNSETTLED
+        self._rollups.setdefault(name, []).append((*settled, 1, ending.failed))
 
     def _book(self, change: Booked) -> None:
         if change.reference is not None:
@@ -290,12 +282,7 @@ class _Rows:
         return id_
 
     def _move(self, account: str, posted: int, held: int) -> None:
-        sums = self._accounts.get(account)
-        if sums is None:
-            self._accounts[account] = [posted, held]
-        else:
-            sums[0] += posted
-            sums[1] += held
+        self._accounts.setdefault(account, []).append((posted, held))
 
     def _move_window(self, name: str, posted: int, held: int, at: float) -> None:
         sums = self._windows.get(name)
@@ -319,9 +306,7 @@ class _Rows:
         if accounts:
             executemany(_OPEN_ACCOUNT, [(account.name, 1) for account in accounts])
         if self._accounts:
-            executemany(
-                _MOVE_ACCOUNT, [(posted, held, name) for name, (posted, held) in self._accounts.items()]
-            )
+            executemany(_MOVE_ACCOUNT, [(*_sums(moves), name) for name, moves in self._accounts.items()])
         if accounts:
             executemany(_OPEN_ACCOUNT, [(account.name, account.unlimited) for account in accounts])
         if self._windows:
@@ -335,7 +320,7 @@ class _Rows:
         if self._entries:
             self._insert("entries", self._entries)
         if self._rollups:
-            executemany(_ADD_ROLLUP, [(*name, *sums) for name, sums in self._rollups.items()])
+            executemany(_ADD_ROLLUP, [(*name, *_sums(moves)) for name, moves in self._rollups.items()])
         if self._idempotency:
             executemany(_INSERT_IDEMPOTENCY, self._idempotency)
             execute(_FORGET_IDEMPOTENCY, (min(row[4] for row in self._idempotency) - REMEMBERED_S,))
