@@ -570,3 +570,31 @@ async def test_models_and_keys_are_the_same_on_both_fronts(proxy: Running) -> No
     assert lean[0] == 200
     writer.close()
     await writer.wait_closed()
+
+
+async def test_a_call_that_broke_down_leaves_the_connection_to_the_next() -> None:
+    bench, told = Bench(), []
+    served = bench.front.serve
+
+    async def breaks(client: HttpClient) -> None:
+        await connection.answer(client, 500, {}, b"")
+        raise RuntimeError("a bug")
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    bench.front.serve = breaks
+    await bench.feed(PLAIN)
+    bench.front.serve = served
+    await bench.feed(PLAIN + PLAIN)
+
+    assert [body for _, body in bench.asked] == [BODY, BODY]
+    await bench.leave()
+
+
+async def test_an_idle_connection_that_is_lost_leaves_no_task_behind() -> None:
+    bench = Bench()
+    await bench.feed(PLAIN)
+
+    await bench.leave()
+
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from tokenhub_proxy.errors import UpstreamUnavailable
 from tokenhub_proxy.health import FAILURES_MAX, OPEN_MAX_S, OPEN_S, REFUSED_S, UNPAID_S, Health
 from tokenhub_proxy.routes import Target, Upstream
@@ -141,3 +144,40 @@ def test_a_full_pool_says_nothing_against_the_target() -> None:
 
 def test_an_upstream_without_credentials_has_none_to_give() -> None:
     assert Health().credential(Upstream("local", "openai", "http://l/v1"), 0.0) is None
+
+
+class Suspicious(Health):
+    """Never takes a short way: looks at every breaker and cool-down, every time."""
+
+    def wait_s(self, target: Target, now_s: float) -> float:
+        self._quiet, self._look_s = False, float("inf")
+        return super().wait_s(target, now_s)
+
+
+STEPS = st.tuples(
+    st.sampled_from(["fail", "limited", "refused", "answer", "leave"]),
+    st.sampled_from([TARGET, ALONE]),
+    st.sampled_from([0.0, 0.4, 1.0, 5.0, 61.0, 301.0]),
+)
+
+
+@given(st.lists(STEPS, max_size=40))
+def test_looking_less_while_all_is_well_changes_no_verdict(steps: list[tuple[str, Target, float]]) -> None:
+    health, suspicious, now_s = Health(), Suspicious(), 0.0
+    for step, target, passed_s in steps:
+        now_s += passed_s
+        for each in (health, suspicious):
+            credential = target.upstream.credentials[0]
+            breaker = each.breaker(target)
+            breaker.ask()
+            if step == "answer":
+                breaker.succeeded()
+            elif step == "leave":
+                breaker.left()
+            elif step == "fail":
+                each.failed(target, credential, down(), now_s)
+            else:
+                status = 429 if step == "limited" else 401
+                each.failed(target, credential, down("status", status, 7.0), now_s)
+        for one in (TARGET, ALONE):
+            assert health.wait_s(one, now_s) == suspicious.wait_s(one, now_s)

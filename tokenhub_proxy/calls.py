@@ -36,6 +36,8 @@ _READ_FOLDED = {name.casefold(): name for name in _READ}
 # Only pictures are no text. A page or a script in a data URL is, for upstreams that read it.
 _PICTURE = re.compile(r"data:image/(?!svg)", re.IGNORECASE)
 _SCOPE_FIELDS = frozenset(SCOPE_FIELDS)
+# What a message's content may be.
+_CONTENTS = {str, list, type(None)}
 _CLIENT_TOOLS = ("function", "custom", None)
 # Content parts whose bytes stand in the body, where they bound what the upstream reads.
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking", "input_audio")
@@ -238,24 +240,28 @@ def _check_messages(body: Mapping[str, Any]) -> bool:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest("messages must be a non-empty list.", param="messages")
-    has_parts = False
-    for index, message in enumerate(messages):
-        if type(message) is not dict or type(message.get("role")) is not str:
-            raise InvalidRequest(
-                f"messages[{index}] must be an object with a role.", param=f"messages[{index}]"
-            )
-        content = message.get("content")
-        if type(content) is list:
-            has_parts = True
-        elif type(content) is not str and content is not None:
-            raise InvalidRequest(
-                f"messages[{index}].content must be text or a list of parts.",
-                param=f"messages[{index}].content",
-            )
+    # Types are compared as sets: an agent's conversation has hundreds of messages.
+    if set(map(type, messages)) != {dict} or {type(message.get("role")) for message in messages} != {str}:
+        raise _bad_message(messages)
+    contents = {type(message.get("content")) for message in messages}
+    if not contents <= _CONTENTS:
+        raise _bad_message(messages)
     tools = body.get("tools")
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         raise InvalidRequest("tools must be a list of objects.", param="tools")
-    return has_parts
+    return list in contents
+
+
+def _bad_message(messages: list[Any]) -> InvalidRequest:
+    """What is wrong with the first message that is not as it must be."""
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            return InvalidRequest(f"{where} must be an object with a role.", param=where)
+        if type(message.get("content")) not in _CONTENTS:
+            param = f"{where}.content"
+            return InvalidRequest(f"{param} must be text or a list of parts.", param=param)
+    raise AssertionError("every message is as it must be")
 
 
 def _check_input(body: Mapping[str, Any]) -> None:
