@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from openai import OpenAI
 
-from tests.packed import BARE, does_the_main_job, fastest
+from tests.packed import BARE, does_the_main_job, fastest, started
 from tests.served import ROOT, START_S, environment
 
 # They share a file that takes long to make, and the tools that it is made with.
@@ -149,3 +151,24 @@ def test_the_program_without_python_does_the_main_job_from_an_empty_folder(exe: 
 def test_the_same_commit_gives_the_same_program(exe: Path, tmp_path: Path) -> None:
     again = build(tmp_path, TZ="Asia/Tokyo", HOME=str(tmp_path))
     assert (again / "tokenhub-proxy").read_bytes() == exe.read_bytes()
+
+
+@pytest.mark.long
+def test_a_stop_that_reaches_both_its_processes_lets_a_stream_end(exe: Path, tmp_path: Path) -> None:
+    """Its loader passes signals on, and Ctrl-C or a supervisor signals the program beside it too."""
+    served, _ = started([str(exe)], tmp_path)
+    try:
+        with OpenAI(base_url=served.base_url, api_key=served.secret, max_retries=0) as client:
+            said = " ".join(["word"] * 100)  # two seconds of the demo
+            messages = [{"role": "user", "content": said}]
+            stream = client.chat.completions.create(model="demo", messages=messages, stream=True)
+            answer = next(stream).choices[0].delta.content or ""
+            loader = served.process.pid
+            (program,) = Path(f"/proc/{loader}/task/{loader}/children").read_text().split()
+            for pid in (loader, int(program)):
+                os.kill(pid, signal.SIGTERM)
+            answer += "".join(part.choices[0].delta.content or "" for part in stream)
+            assert said in answer, "it was cut"
+    finally:
+        assert served.gone() == 0
+    assert "drain_end cut=0 unsettled=0" in served.log.read_text()
