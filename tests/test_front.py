@@ -598,3 +598,18 @@ async def test_an_idle_connection_that_is_lost_leaves_no_task_behind() -> None:
     await bench.leave()
 
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_body_is_asked_for_only_behind_the_answer_before_it() -> None:
+    bench = Bench()
+    expecting = PLAIN[: heads.end_of(PLAIN)].replace(b"Host", b"Expect: 100-continue\r\nHost")
+
+    # The first of these is written at once, the second waits for the end of the turn.
+    bench.connection.data_received(PLAIN + PLAIN + expecting)
+    await bench.rest()
+    await bench.feed(BODY)
+
+    written = bytes(bench.wire.written)
+    assert written.count(BODY) == 3
+    assert written.split(connection.CONTINUE)[0].count(BODY) == 2
+    await bench.leave()

@@ -145,6 +145,7 @@ class HttpClient:
             self.keep_alive = False
             raise InvalidRequest("Only 100-continue can be expected.", status=417, reason="expect")
         if self._chunked and not self.socket.transport.is_closing():
+            self.socket.flush()  # an answer to the request before this one comes first
             self.socket.transport.write(CONTINUE)
 
     # --- the answer
@@ -226,6 +227,7 @@ class HttpClient:
     async def abort(self, data: bytes) -> None:
         self.write(data)
         self.keep_alive = False
+        self.socket.flush()
         transport = self.socket.transport
         if transport.is_closing():
             return

@@ -335,7 +335,7 @@ class Front:
         waiting, self._waiting, self._importing = self._waiting, [], None
         for connection in waiting:
             if self.aiohttp is None:
-                connection.transport.close()
+                connection.close()
             elif not connection.transport.is_closing():
                 connection.transport.resume_reading()
                 self.hand_over(connection)
