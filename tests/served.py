@@ -84,7 +84,11 @@ class Served:
         self.said = ""
         self.base_url = ""
         if wait:
-            self.ready()
+            try:
+                self.ready()
+            except BaseException:  # nobody else can end it
+                self.kill()
+                raise
 
     def ready(self) -> None:
         """Wait for the line that says where it listens."""

@@ -28,6 +28,29 @@ class Recorded(asyncio.Transport):
         return default
 
 
+async def test_a_first_request_is_expected_until_it_is_served() -> None:
+    """A stop that finds nobody expected refuses whatever comes later: nothing may come in between."""
+    expected = []
+
+    async def serve(client: HttpClient) -> None:
+        expected.append(connection.expecting)
+
+    connection = aiohttp_server.Server(serve, lambda: "req_1")()
+    connection.connection_made(Recorded())
+    await asyncio.sleep(0)  # aiohttp's task waits for a request
+    connection.data_received(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+
+    before = [connection.expecting]
+    while not expected:
+        await asyncio.sleep(0)
+        before.append(connection.expecting)
+    before.pop()  # which is after it was served
+
+    assert all(before)
+    assert expected == [False]
+    connection.connection_lost(None)
+
+
 async def test_a_head_that_begins_with_the_connection_has_its_deadline_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -26,12 +26,13 @@ CREDENTIAL_PARAMETERS = frozenset({"api_key", "api-key", "key", "access_token"})
 class Connection(web.RequestHandler):
     """aiohttp's connection, with the deadlines it lacks, telling the client when writing has to pause."""
 
-    __slots__ = ("_content", "_head_timer", "head_s", "request_id", "socket")
+    __slots__ = ("_content", "_head_timer", "head_s", "request_id", "served", "socket")
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.request_id: Callable[[], str] = str
         self.head_s = sockets.HEAD_S
+        self.served = False  # until the first request is
         self._content: Any = None  # the body of the last request that came
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -47,8 +48,11 @@ class Connection(web.RequestHandler):
 
     @property
     def expecting(self) -> bool:
-        """True until the first request has come: who has connected is about to send it."""
-        return self._request_count == 0 and self._waiting
+        """True until the first request is being served: who has connected is about to send it.
+
+        aiohttp takes some rounds of the loop for that once the request has come.
+        """
+        return not self.served
 
     @property
     def _waiting(self) -> bool:
@@ -236,6 +240,7 @@ class Server(web.Server):
         self._request_id = request_id
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        cast(Connection, request.protocol).served = True
         client = AiohttpClient(request)
         await self._serve(client)
         return client.written()
