@@ -17,6 +17,7 @@ from tokenhub_proxy.dashboard import order_words
 from tokenhub_proxy.dashboard.access import CONFIRMED_S
 from tokenhub_proxy.dashboard.qr import drawing
 from tokenhub_proxy.dashboard.words import Words
+from tokenhub_proxy.payments.yookassa import Receipt
 from tokenhub_proxy.users import COMMAND_LINE
 
 USD = 10**9
@@ -90,6 +91,26 @@ async def test_a_price_that_has_changed_is_shown_again(shop: Shop, owner: Visito
     assert "The price has changed" in seen.text
     assert 'value="931.50 RUB"' in seen.text
     assert await shop.verb("orders") == []
+
+
+async def test_where_a_receipt_is_due_an_address_is_asked_for(shop: Shop, owner: Visitor) -> None:
+    desk = shop.office.desk
+    yookassa = replace(desk.settings.providers["yookassa"], receipt=Receipt(1))
+    desk.settings = replace(desk.settings, providers={**desk.settings.providers, "yookassa": yookassa})
+    assert 'name="customer" type="email" required' in (await owner.get("/dashboard/top-up")).text
+    assert 'name="customer"' not in (await owner.get("/dashboard/top-up?way=cryptopay.usdt")).text
+    refused = await owner.post("/dashboard/orders", CARD)
+    assert (refused.status, "An e-mail address for the receipt is needed." in refused.text) == (400, True)
+    made = await owner.post("/dashboard/orders", {**CARD, "customer": "ann@example.com"})
+    assert (await shop.state(order_in(made))) == "pending"
+
+
+async def test_without_a_rate_no_price_is_told(shop: Shop, owner: Visitor) -> None:
+    desk = shop.office.desk
+    desk.settings = replace(desk.settings, rate_fixed=None, rate_url="http://127.0.0.1:9/")
+    seen = await owner.get("/dashboard/top-up", **{"Accept-Language": "ru"})
+    assert (seen.status, "Сейчас не получается узнать курс рубля" in seen.text) == (200, True)
+    assert 'name="agreed"' not in seen.text
 
 
 @pytest.mark.parametrize(
