@@ -21,10 +21,11 @@ def _size_lines() -> tuple[bytes, ...]:
 SIZE_LINES = _size_lines()
 
 
-def at_beginning(data: bytes, pieces: list[bytes]) -> bool:
+def at_beginning(last: bytes | memoryview, pieces: list[bytes]) -> bool:
     """Whether a chunk's size comes next, after a read that the parser took and these pieces of body in it.
 
-    False where it can't be told. A line end before CRLF is in no size line and no trailer, so that
-    this CRLF ends the head or a chunk; unless it is the body's own, and then the last piece ends with it.
+    `last` are the read's last three bytes. False where it can't be told. A line end before CRLF is in no
+    size line and no trailer, so that this CRLF ends the head or a chunk; unless it is the body's own, and
+    then the last piece ends with it.
     """
-    return data.endswith(b"\n\r\n") and not (pieces and pieces[-1].endswith(b"\r\n"))
+    return last == b"\n\r\n" and not (pieces and pieces[-1].endswith(b"\r\n"))

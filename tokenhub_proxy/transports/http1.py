@@ -225,19 +225,18 @@ class Connection(asyncio.BufferedProtocol):
         return _READ
 
     def buffer_updated(self, nbytes: int) -> None:
-        data = _READ[:nbytes].tobytes()
         sink = self._sink
         # An event is a chunk that comes alone, again and again: the parser is at a chunk's beginning after
         # it as it was before, and is spared it.
         if self._at_chunk and sink is not None and nbytes <= chunks.ALONE_BYTES_MAX:
-            line = chunks.SIZE_LINES[nbytes]
+            data, line = _READ[:nbytes].tobytes(), chunks.SIZE_LINES[nbytes]
             if data.startswith(line) and data.endswith(b"\r\n"):
                 self.heard = True
                 self._push(sink, data[len(line) : -2])
                 return
-        self.data_received(data)
+        self.data_received(_READ[:nbytes])
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         parser = self._parser
         if parser is None or self.complete:
             # Nobody asked for these bytes: what the next answer would begin with can't be trusted.
@@ -250,7 +249,7 @@ class Connection(asyncio.BufferedProtocol):
         except (HttpParserError, HttpParserUpgrade):
             sound = False
         pieces = self._pieces
-        self._at_chunk = self._chunked and not self.complete and chunks.at_beginning(data, pieces)
+        self._at_chunk = self._chunked and not self.complete and chunks.at_beginning(data[-3:], pieces)
         if pieces:
             if self._surplus:
                 del pieces[self._body_end :]
