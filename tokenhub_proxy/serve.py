@@ -51,6 +51,9 @@ log = logging.getLogger(__name__)
 WATCH_S = 2.0
 # So many new objects bring the next look for garbage: some hundred calls, about 2 MB.
 GARBAGE_THRESHOLD = 20_000
+# So much freed memory is kept for the next large answer, and a block from such a size on is not.
+KEPT_BYTES = 16 * 2**20
+BLOCK_BYTES_MAX = 2**20
 FIRST_KEY = "first"
 # One Ctrl-C, or one stop by systemd, may come twice: to the whole group, and passed on by a parent in it.
 ONE_ASKING_S = 0.25
@@ -133,6 +136,22 @@ def _adjustment(listen: str | None, ledger: str | None) -> Adjust:
     return lambda config: replace(config, **changes)
 
 
+def keep_freed_memory() -> None:
+    """Let the C library keep what was freed.
+
+    glibc gives the top of its heap back as soon as some hundred KB of it are free, and takes it again page by
+    page: a third of the CPU of an embeddings answer of 400 KB. Elsewhere nothing is done.
+    """
+    import ctypes
+
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return  # not glibc
+    mallopt(-1, KEPT_BYTES)  # M_TRIM_THRESHOLD
+    mallopt(-3, BLOCK_BYTES_MAX)  # M_MMAP_THRESHOLD, which else would follow the largest block
+
+
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop where it is installed: a quarter less CPU for a small request."""
     try:
@@ -150,6 +169,7 @@ async def _serve(
     supervisor: Supervisor,
 ) -> int:
     overload.raise_limit()
+    keep_freed_memory()
     asyncio.get_running_loop().set_exception_handler(overload.AcceptFailures())
     stop, hurry, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
     _on_signals(stop, hurry, reload)
