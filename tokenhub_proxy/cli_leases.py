@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 # What a shell says of a command that it can't run, and of one that a signal ended.
 NOT_FOUND, SIGNALLED = 127, 128
+# How late a signal is passed on at worst.
+LOOK_S = 1.0
 
 
 def add_to(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -49,8 +51,12 @@ def _child(command: list[str], environ: dict[str, str]) -> int:
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", file=sys.stderr)
         return NOT_FOUND
+    code: int | None = None
     with _passing_on(child):
-        code = child.wait()
+        while code is None:
+            # A signal may fall between Python's last look for one and its wait, so that it looks again.
+            with suppress(subprocess.TimeoutExpired):
+                code = child.wait(LOOK_S)
     return code if code >= 0 else SIGNALLED - code
 
 
