@@ -15,6 +15,24 @@ function localTimes(root) {
   }
 }
 
+// A second click while a form is on its way would do its work twice. What comes back without a new page
+// (a download, a lost connection) may be sent again after a while.
+const SENT_MS = 5000;
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (event.defaultPrevented || form.method !== "post") return;
+  if (form.dataset.sent) {
+    event.preventDefault();
+    return;
+  }
+  form.dataset.sent = "1";
+  setTimeout(() => { delete form.dataset.sent; }, SENT_MS);
+});
+// Gone back to, a page stands as it was left.
+addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+});
+
 async function copy(button) {
   const text = document.getElementById(button.dataset.copy).textContent;
   await navigator.clipboard.writeText(text);
