@@ -97,6 +97,7 @@ class Client:
     peer = "127.0.0.1"
     headers = HEADERS
     special = query_credentials = ()
+    digest = None
 
     def __init__(self) -> None:
         self.bytes_out = 0

@@ -24,6 +24,7 @@ from tests.upstream import FakeUpstream
 from tokenhub_proxy import connection, front, heads, sockets
 from tokenhub_proxy.connection import HttpClient
 from tokenhub_proxy.errors import InvalidRequest, ProxyError
+from tokenhub_proxy.wiring import administration
 
 LINES = {
     b"POST /v1/chat/completions HTTP/1.1\r\n": ("POST", "/v1/chat/completions"),
@@ -251,6 +252,46 @@ def test_what_the_official_sdks_send_is_taken() -> None:
     head = PLAIN[: heads.end_of(PLAIN)].replace(b"Host:", fields + b"connection: Keep-Alive\r\nhost:")
 
     assert agrees(head)
+
+
+HEAD = PLAIN[: heads.end_of(PLAIN)]
+DIGITS = HEAD.index(b"Content-Length: ") + len(b"Content-Length: ")
+
+
+def test_another_length_is_read_without_parsing_the_head_again() -> None:
+    last = heads.read(HEAD, LINES)
+    assert last is not None
+    assert last.again(HEAD) is last
+
+    found = last.again(HEAD[:DIGITS] + b"12345" + HEAD[HEAD.index(b"\r\n", DIGITS) :])
+
+    assert found is not None
+    assert (found.length, found.get("content-length"), found.line) == (12345, "12345", last.line)
+
+
+@given(
+    start=st.one_of(st.integers(DIGITS - 3, DIGITS + 4), st.integers(0, len(HEAD))),
+    length=st.integers(0, 8),
+    put=st.sampled_from(
+        [
+            *(b"", b"0", b"07", b"12345", b"9" * 12, b"9" * 30, b" ", b"7 ", b"-1", b"+1", b"1_0", b"0x1"),
+            *(b"7,7", b"\r\n", b"7\r\nX: 7", b"7\r\nContent-Length: 7", b"7\r\n\r\n", b"\xb2", b"\x00"),
+        ]
+    ),
+)
+@settings(max_examples=400)
+def test_a_head_taken_for_the_last_one_is_what_it_would_be_alone(start: int, length: int, put: bytes) -> None:
+    last = heads.read(HEAD, LINES)
+    assert last is not None
+    head = HEAD[:start] + put + HEAD[start + length :]
+
+    found = last.again(head)
+
+    if found is not None:
+        alone = heads.read(head, LINES)
+        assert alone is not None
+        for name in ("line", "length", "keep_alive", "special", "_fields"):
+            assert getattr(found, name) == getattr(alone, name)
 
 
 FIELD_NAMES = [b"Content-Length", b"content-length", b"Transfer-Encoding", b"Connection", b"Upgrade", b"X-A"]
@@ -568,6 +609,33 @@ async def test_models_and_keys_are_the_same_on_both_fronts(proxy: Running) -> No
 
     assert lean == by_aiohttp
     assert lean[0] == 200
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_connection_is_whoever_its_latest_head_says_and_what_the_books_say_now(
+    proxy: Running,
+) -> None:
+    verbs = administration(proxy.proxy.relay, proxy.ledger)
+    second = (await verbs.keys_create({"name": "second"}))["secret"]
+    wrong = second[:-1] + ("a" if second[-1] != "a" else "b")
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+
+    async def status(secret: str) -> int:
+        return (await ask(reader, writer, PLAIN.replace(KEY.encode(), secret.encode())))[0]
+
+    said = [await status(KEY), await status(second), await status(second), await status(wrong)]
+    await verbs.keys_update({"name": "second", "models": ["another"]})
+    said.append(await status(second))
+    await verbs.keys_update({"name": "second", "models": ["*"]})
+    said.append(await status(second))
+    fresh = (await verbs.keys_rotate({"name": "second"}))["secret"]
+    said += [await status(second), await status(fresh)]
+    await verbs.keys_revoke({"name": "second"})
+    said += [await status(fresh), await status(KEY)]
+
+    assert said == [200, 200, 200, 401, 403, 200, 401, 200, 401, 200]
+    assert proxy.exchanges[-1].key.name == "tester"
     writer.close()
     await writer.wait_closed()
 

@@ -48,6 +48,7 @@ class HttpClient:
         "_status",
         "begun",
         "bytes_out",
+        "digest",
         "extra_headers",
         "headers",
         "keep_alive",
@@ -85,6 +86,7 @@ class HttpClient:
         self.keep_alive = keep_alive
         self._chunked = chunked  # HTTP/1.0 knows no chunks
         self.query_credentials = query_credentials
+        self.digest: bytes | None = None
         self.extra_headers: Mapping[str, str] = {}
         self._source: Incoming | None = None
         self._status = 0  # until there is an answer

@@ -79,13 +79,6 @@ class Exchange:
         return self.ended_s - self.started_s
 
     @property
-    def first_byte_ms(self) -> int | None:
-        """From the request to the first byte of its answer; None where there was none."""
-        if self.first_byte_s is None:
-            return None
-        return round((self.first_byte_s - self.started_s) * 1000)
-
-    @property
     def billing(self) -> str:
         """How the call was paid: nothing held, released, by usage, or by estimate."""
         if self.hold is None or self.hold.ending is None:

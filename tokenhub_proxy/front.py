@@ -58,6 +58,7 @@ class FrontConnection(Socket, asyncio.Protocol):
     __slots__ = (
         "_ahead",
         "_front",
+        "_head",
         "_more",
         "_pieces",
         "_reading",
@@ -72,6 +73,7 @@ class FrontConnection(Socket, asyncio.Protocol):
         self._front = front
         self._loop = loop
         self._ahead = b""  # half a head, or what came behind the request at hand
+        self._head: Head | None = None  # the last one: a client hardly ever changes it
         self._pieces: list[bytes] = []  # of the body, until it is asked for
         self._more: asyncio.Future[None] | None = None
         self.missing = 0  # bytes of the body that have not come
@@ -144,7 +146,7 @@ class FrontConnection(Socket, asyncio.Protocol):
         """A request begins with these bytes: serve it, wait for the rest of its head, or hand it over."""
         lines = self._front.lines
         end = heads.end_of(data)
-        head = heads.read(data[:end], lines) if end else None
+        head = self._read(data[:end]) if end else None
         if head is not None:
             self._serve(head, data[end:])
             return
@@ -153,6 +155,12 @@ class FrontConnection(Socket, asyncio.Protocol):
         self._ahead = data
         if end or not heads.begins(data, lines):
             self._front.hand_over(self)
+
+    def _read(self, whole: bytes) -> Head | None:
+        """A whole head; one that is as the last was costs a comparison."""
+        last = self._head
+        self._head = head = (last and last.again(whole)) or heads.read(whole, self._front.lines)
+        return head
 
     def _serve(self, head: Head, data: bytes) -> None:
         length = head.length
@@ -165,7 +173,8 @@ class FrontConnection(Socket, asyncio.Protocol):
             self._ahead = b""
         self._pieces.append(data)
         method, path = self._front.lines[head.line]
-        FrontClient(self, method, path, head, head.special, length, head.keep_alive)
+        client = FrontClient(self, method, path, head, head.special, length, head.keep_alive)
+        client.digest = head.digest
         self.due_s = NEVER
         self._served = True
         if self._task is None:
@@ -225,6 +234,8 @@ class FrontConnection(Socket, asyncio.Protocol):
             self._task.cancel()
 
     def _answered(self, client: FrontClient) -> None:
+        if self._head is not None:
+            self._head.digest = client.digest
         client.leave()
         self._pieces.clear()
         if self.transport.is_closing():

@@ -11,6 +11,8 @@ from tokenhub_proxy.wire import SPECIAL_HEADERS
 # aiohttp takes as much in a single field; official SDKs send a dozen fields in under a kilobyte.
 HEAD_BYTES_MAX = 8190
 FIELDS_MAX = 100
+# Of a body's length, where a head is not parsed anew: far below what any parser of numbers refuses.
+LENGTH_DIGITS_MAX = 12
 
 
 _SPECIAL = frozenset(name.encode("ascii") for name in SPECIAL_HEADERS)
@@ -30,21 +32,52 @@ _SPELLED = _Spelled()
 class Head:
     """A request but for its body of `length` bytes. Its fields are asked for by names in any case."""
 
-    __slots__ = ("_fields", "keep_alive", "length", "line")
+    __slots__ = ("_around", "_fields", "digest", "keep_alive", "length", "line", "special")
 
-    def __init__(self, line: bytes, fields: dict[bytes, bytes], length: int, keep_alive: bool) -> None:
-        """`fields` has its names in lower case; `line` is the request line with its CRLF."""
+    def __init__(
+        self,
+        line: bytes,
+        fields: dict[bytes, bytes],
+        length: int,
+        keep_alive: bool,
+        around: tuple[bytes, bytes] | None = None,
+    ) -> None:
+        """`fields` has its names in lower case; `line` is the request line with its CRLF.
+
+        `around` is all that stands before and behind the digits of the length, if it has one.
+        """
         self.line = line
         self._fields = fields
         self.length = length
         self.keep_alive = keep_alive
+        self._around = around
+        self.digest: bytes | None = None  # of the credential in it, once somebody has worked it out
+        # Those of SPECIAL_HEADERS that the request has.
+        self.special: Collection[str] = (
+            ()
+            if _SPECIAL.isdisjoint(fields)
+            else {name.decode("ascii") for name in _SPECIAL.intersection(fields)}
+        )
 
-    @property
-    def special(self) -> Collection[str]:
-        """Those of SPECIAL_HEADERS that the request has."""
-        if _SPECIAL.isdisjoint(self._fields):
-            return ()
-        return {name.decode("ascii") for name in _SPECIAL.intersection(self._fields)}
+    def again(self, head: bytes) -> Head | None:
+        """The next head of the same client, if it differs in nothing but the length of the body.
+
+        Only digits stand where digits stood: all else that `read` has looked at is the same.
+        """
+        if self._around is None:
+            return None
+        before, behind = self._around
+        digits = head[len(before) : -len(behind)]
+        if not (digits.isdigit() and head.startswith(before) and head.endswith(behind)):
+            return None
+        if digits == self._fields[b"content-length"]:
+            return self
+        if len(digits) > LENGTH_DIGITS_MAX or len(head) > HEAD_BYTES_MAX:
+            return None
+        fields = {**self._fields, b"content-length": digits}
+        found = Head(self.line, fields, int(digits), self.keep_alive, self._around)
+        found.digest = self.digest
+        return found
 
     def get(self, name: str, default: str | None = None, /) -> str | None:
         """The value of a field."""
@@ -108,5 +141,11 @@ def read(head: bytes, lines: Container[bytes]) -> Head | None:
         keep_alive = connection == b"keep-alive"
         if not keep_alive and connection != b"close":
             return None
-    length = fields.get(b"content-length", b"0")
-    return Head(line, fields, int(length), keep_alive) if length.isdigit() else None
+    length = fields.get(b"content-length")
+    if length is None:
+        return Head(line, fields, 0, keep_alive)
+    if not length.isdigit():
+        return None
+    # Nothing but space stands between the colon and the digits.
+    start = head.index(length, head.lower().index(b"\r\ncontent-length:"))
+    return Head(line, fields, int(length), keep_alive, (head[:start], head[start + len(length) :]))

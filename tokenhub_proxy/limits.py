@@ -73,11 +73,12 @@ class Window:
                 return max(0.0, leaves_s - now_s) + WAIT_MARGIN_S
         return WINDOW_S
 
-    def reset_s(self, now_s: float) -> float:
-        """Seconds until nothing of the last minute counts any more."""
+    def reset(self, now_s: float) -> str:
+        """How long until nothing of the last minute counts any more, as OpenAI writes it."""
         if not self._places:
-            return 0.0
-        return max(0.0, (self._places[-1][0] + _WINDOW_PLACES) / PLACES_PER_S - now_s)
+            return "0ms"
+        left_s = (self._places[-1][0] + _WINDOW_PLACES) / PLACES_PER_S - now_s
+        return _written(-int(-left_s * 1000 // 1)) if left_s > 0 else "0ms"
 
 
 class Meter:
@@ -225,14 +226,14 @@ def _headers(meter: Meter, scope: Scope, now_s: float) -> dict[str, str]:
     if limit is not None:
         window = meter.requests
         found["x-ratelimit-limit-requests"] = str(limit)
-        found["x-ratelimit-remaining-requests"] = str(max(0, limit - window.total))
-        found["x-ratelimit-reset-requests"] = _duration(window.reset_s(now_s))
+        found["x-ratelimit-remaining-requests"] = str(limit - window.total if limit > window.total else 0)
+        found["x-ratelimit-reset-requests"] = window.reset(now_s)
     limit = scope.tokens_per_minute
     if limit is not None:
         window = meter.tokens
         found["x-ratelimit-limit-tokens"] = str(limit)
-        found["x-ratelimit-remaining-tokens"] = str(max(0, limit - window.total))
-        found["x-ratelimit-reset-tokens"] = _duration(window.reset_s(now_s))
+        found["x-ratelimit-remaining-tokens"] = str(limit - window.total if limit > window.total else 0)
+        found["x-ratelimit-reset-tokens"] = window.reset(now_s)
     return found
 
 

@@ -45,6 +45,7 @@ def fields(exchange: Exchange) -> dict[str, object]:
     """
     call, error, hold = exchange.call, exchange.error, exchange.hold
     cost, charge, billing = exchange.cost, exchange.charge, exchange.billing
+    started_s, first_byte_s = exchange.started_s, exchange.first_byte_s
     found: dict[str, object] = {
         "event": "request_end",
         "id": exchange.id,
@@ -57,8 +58,8 @@ def fields(exchange: Exchange) -> dict[str, object]:
         "code": error.code if error is not None else None,
         "bytes_in": exchange.bytes_in,
         "bytes_out": exchange.bytes_out,
-        "ttfb_ms": exchange.first_byte_ms,
-        "dur_ms": round(exchange.duration_s * 1000),
+        "ttfb_ms": round((first_byte_s - started_s) * 1000) if first_byte_s is not None else None,
+        "dur_ms": round((exchange.ended_s - started_s) * 1000),
         "hold_n": hold.amount if hold is not None and hold.id else 0,
         "charge_n": charge,
         "billing": billing,

@@ -186,11 +186,12 @@ class Relay:
 
     def identify(self, client: Client) -> Key:
         """Who calls. Raises InvalidApiKey, or IpNotAllowed."""
-        headers, others = client.headers, client.query_credentials
-        if client.special:
-            others = [*(name for name in OTHER_CREDENTIALS if headers.get(name)), *others]
-        secret = keys.bearer(headers.getall("Authorization", ()), others)
-        digest = keys.digest(secret)
+        digest = client.digest
+        if digest is None:
+            headers, others = client.headers, client.query_credentials
+            if client.special:
+                others = [*(name for name in OTHER_CREDENTIALS if headers.get(name)), *others]
+            digest = client.digest = keys.digest(keys.bearer(headers.getall("Authorization", ()), others))
         key = self.ledger.find_key(digest)
         if key is None:
             raise InvalidApiKey("unknown")

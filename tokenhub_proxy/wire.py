@@ -131,6 +131,7 @@ class Client(Protocol):
     headers: RequestHeaders
     special: Collection[str]  # those of SPECIAL_HEADERS that the request has
     query_credentials: Sequence[str]  # names of query parameters that carry a credential
+    digest: bytes | None  # of the secret, once `identify` has read it from this very head
     bytes_out: int
     begun: bool  # the head of the answer is written
     source: Incoming | None  # paused while this client can't keep up

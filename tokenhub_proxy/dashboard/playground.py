@@ -94,6 +94,7 @@ class Alone:
         self.peer = asked.address
         self.special: Collection[str] = ()
         self.query_credentials: Sequence[str] = ()
+        self.digest: bytes | None = None
         self.begun = False
         self.bytes_out = 0
         self.source: Incoming | None = None
