@@ -240,16 +240,19 @@ def _check_messages(body: Mapping[str, Any]) -> bool:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest("messages must be a non-empty list.", param="messages")
-    # Types are compared as sets: an agent's conversation has hundreds of messages.
-    if set(map(type, messages)) != {dict} or {type(message.get("role")) for message in messages} != {str}:
-        raise _bad_message(messages)
-    contents = {type(message.get("content")) for message in messages}
-    if not contents <= _CONTENTS:
-        raise _bad_message(messages)
+    has_parts = False
+    for message in messages:
+        if type(message) is not dict or type(message.get("role")) is not str:
+            raise _bad_message(messages)
+        kind = type(message.get("content"))
+        if kind is list:
+            has_parts = True
+        elif kind not in _CONTENTS:
+            raise _bad_message(messages)
     tools = body.get("tools")
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         raise InvalidRequest("tools must be a list of objects.", param="tools")
-    return list in contents
+    return has_parts
 
 
 def _bad_message(messages: list[Any]) -> InvalidRequest:

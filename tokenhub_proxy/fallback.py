@@ -85,7 +85,8 @@ class Fallback:
         """
         failure: ProxyError | None = None
         for target in route.order(fraction):
-            down = self._down(target)
+            now_s = self._monotonic()
+            down = None if self._health.well(now_s) else self._down(target, now_s)
             if down is not None:
                 exchange.attempts.append(f"{target.upstream.name}:{down.kind}")
                 failure = worse(failure, down)
@@ -116,17 +117,20 @@ class Fallback:
 
     def check(self, route: Route) -> None:
         """Raise UpstreamUnavailable where no target is worth asking now: nothing is held for that."""
+        now_s = self._monotonic()
+        if self._health.well(now_s):
+            return
         failure: UpstreamUnavailable | None = None
         for target in route.targets:
-            down = self._down(target)
+            down = self._down(target, now_s)
             if down is None:
                 return
             failure = worse(failure, down)
         if failure is not None:
             raise failure
 
-    def _down(self, target: Target) -> UpstreamUnavailable | None:
-        wait_s = self._health.wait_s(target, self._monotonic())
+    def _down(self, target: Target, now_s: float) -> UpstreamUnavailable | None:
+        wait_s = self._health.wait_s(target, now_s)
         return UpstreamUnavailable(kind="breaker", retry_after_s=wait_s) if wait_s > 0 else None
 
     def _another_may_do(self, target: Target, error: UpstreamUnavailable) -> bool:

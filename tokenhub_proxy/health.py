@@ -111,9 +111,13 @@ class Health:
         """True when some credential of this upstream is not cooling down."""
         return any(self._cooling.get((upstream.name, one), 0.0) <= now_s for one in upstream.credentials)
 
+    def well(self, now_s: float) -> bool:
+        """True when every target and credential is worth asking now, as nearly always."""
+        return self._quiet or (now_s >= self._look_s and self._all_well(now_s))
+
     def wait_s(self, target: Target, now_s: float) -> float:
         """Seconds until this target is worth asking; 0 when it is now."""
-        if self._quiet or (now_s >= self._look_s and self._all_well(now_s)):
+        if self.well(now_s):
             return 0.0
         upstream = target.upstream
         breaker = self._breakers.get((upstream.name, target.model))
