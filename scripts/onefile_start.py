@@ -65,8 +65,6 @@ def main() -> None:
             "Start it with one that fits, or take the file that needs no Python."
         )
     os.environ["SHIV_ROOT"] = root()
-    # Several processes would compile faster, and need a /dev/shm that bare containers have not.
-    os.environ.setdefault("SHIV_COMPILE_WORKERS", "1")
     import _bootstrap  # shiv's
 
     _bootstrap.bootstrap()
