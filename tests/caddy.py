@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.nginx import listening
+
 CADDY = shutil.which("caddy")
-START_S = 20.0
 NO_CADDY = "caddy is not installed here (Debian: caddy)"
 
 
@@ -35,17 +36,5 @@ async def caddy_running(folder: Path, sites: str, port: int) -> AsyncIterator[No
             stdout=log,
             stderr=log,
         )
-    try:
-        async with asyncio.timeout(START_S):
-            while True:
-                try:
-                    (await asyncio.open_connection("127.0.0.1", port))[1].close()
-                    break
-                except ConnectionError:
-                    assert process.returncode is None, (folder / "caddy.log").read_text()
-                    await asyncio.sleep(0.02)
+    async with listening(process, port, folder / "caddy.log"):
         yield
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()

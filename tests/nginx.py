@@ -15,7 +15,7 @@ import pytest
 from tests.served import ROOT
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-START_S = 10.0
+START_S = 20.0
 # One process in the foreground, which keeps all it writes in its folder.
 PREAMBLE = """
 daemon off;
@@ -48,6 +48,25 @@ def free_port() -> int:
 
 
 @asynccontextmanager
+async def listening(process: asyncio.subprocess.Process, port: int, log: Path) -> AsyncIterator[None]:
+    """A server from the moment it listens, ended behind that; its log tells why it does not."""
+    try:
+        async with asyncio.timeout(START_S):
+            while True:
+                try:
+                    (await asyncio.open_connection("127.0.0.1", port))[1].close()
+                    break
+                except ConnectionError:
+                    assert process.returncode is None, log.read_text()
+                    await asyncio.sleep(0.02)
+        yield
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+@asynccontextmanager
 async def nginx_running(folder: Path, http: str, port: int) -> AsyncIterator[None]:
     """nginx with this inside its `http` block, once it listens on the port; skips where there is none."""
     if NGINX is None:
@@ -56,17 +75,5 @@ async def nginx_running(folder: Path, http: str, port: int) -> AsyncIterator[Non
     process = await asyncio.create_subprocess_exec(
         NGINX, "-p", str(folder), "-c", "nginx.conf", "-e", "error.log"
     )
-    try:
-        async with asyncio.timeout(START_S):
-            while True:
-                try:
-                    (await asyncio.open_connection("127.0.0.1", port))[1].close()
-                    break
-                except ConnectionError:
-                    assert process.returncode is None, (folder / "error.log").read_text()
-                    await asyncio.sleep(0.02)
+    async with listening(process, port, folder / "error.log"):
         yield
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
