@@ -176,18 +176,25 @@ async def test_a_disk_that_fills_and_empties_under_load_charges_what_the_upstrea
     statuses: list[int] = []
     rounds, done = 3, False
 
+    async def call() -> None:
+        status, _, body = await ask(running, "POST", PATH, json=CALL)
+        assert status == 200 or error_of(body)["code"] == "ledger_unavailable"
+        statuses.append(status)
+
     async def client() -> None:
         while not done:
-            status, _, body = await ask(running, "POST", PATH, json=CALL)
-            assert status == 200 or error_of(body)["code"] == "ledger_unavailable"
-            statuses.append(status)
+            await call()
 
     clients = asyncio.gather(*(client() for _ in range(8)))
     for _ in range(rounds):
         served, refused = statuses.count(200), statuses.count(503)
         await until(lambda: statuses.count(200) >= served + 20, 20)  # noqa: B023 - awaited within the turn
         disk.fill()
-        await until(lambda: statuses.count(503) >= refused + 20, 20)  # noqa: B023 - awaited within the turn
+        await until(lambda: running.ledger.unavailable is not None, 20)
+        # All clients may be waiting for their endings now; who comes anew is refused.
+        for _ in range(20):
+            await call()
+        assert statuses.count(503) >= refused + 20
         disk.free()
     done = True
     await clients

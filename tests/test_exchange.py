@@ -25,9 +25,9 @@ def hold(amount: int = 100, ending: Ending | None = None) -> Hold:
 
 def test_times_are_told_in_milliseconds_from_the_request() -> None:
     served = exchange(first_byte_s=50.1234, ended_s=52.5)
-    assert served.first_byte_ms == 123
+    assert served.ending(True, 1002.5).first_byte_ms == 123
     assert served.duration_s == 2.5
-    assert exchange().first_byte_ms is None
+    assert exchange().ending(False, 1002.5).first_byte_ms is None
 
 
 @pytest.mark.parametrize(
