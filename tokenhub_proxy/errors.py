@@ -249,13 +249,13 @@ class ShuttingDown(ProxyError):
 
 
 class Overloaded(ProxyError):
-    """503: the process has no files left for another connection."""
+    """503: there are no files left for another connection, or too many pages wait for their turn."""
 
     status = 503
     code = "overloaded"
 
     def __init__(self) -> None:
-        super().__init__("The server can take no more connections right now.", retry_after_s=1)
+        super().__init__("The server is too busy to take this right now.", retry_after_s=1)
 
 
 class InternalError(ProxyError):

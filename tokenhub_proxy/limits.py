@@ -221,6 +221,7 @@ def _refusal(meter: Meter, scope: Scope, counted: int, now_s: float) -> KeyRateL
 
 
 def _headers(meter: Meter, scope: Scope, now_s: float) -> dict[str, str]:
+    """What the key may still do. Every call is told, so that both halves are written out."""
     found: dict[str, str] = {}
     limit = scope.requests_per_minute
     if limit is not None:
