@@ -24,6 +24,7 @@ class Storage:
 
     def __init__(self) -> None:
         self.failing: Callable[[str], str | None] = lambda sql: None
+        self.bound: list[Any] = []
         self.after_commit: str | None = None  # the commit lands and says that it did not
         self.gate = threading.Event()
         self.gate.set()
@@ -56,6 +57,7 @@ class _Connection:
 
     def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
         self._check(sql)
+        self._storage.bound += parameters
         cursor = self._connection.execute(sql, parameters)
         if sql == "COMMIT":
             self._storage.commits += 1
@@ -66,6 +68,8 @@ class _Connection:
 
     def executemany(self, sql: str, parameters: Any) -> None:
         self._check(sql)
+        for row in parameters:
+            self._storage.bound += row
         self._connection.executemany(sql, parameters)
 
     def close(self) -> None:
@@ -374,3 +378,21 @@ async def test_a_reader_can_not_write(shelf: Shelf) -> None:
     with pytest.raises(LedgerUnavailable):
         await ledger._reader.fetch(("DELETE FROM meta", ()))
     assert os.stat(shelf.path).st_mode & 0o077 == 0
+
+
+async def test_a_call_binds_numbers_and_texts_alone_and_what_is_absent_is_null_all_the_same(
+    ledger: SqliteLedger, storage: Storage
+) -> None:
+    """`sqlite3` takes ten times as long to bind None, True or False."""
+    storage.bound.clear()
+    one = await call(ledger, 7)
+    assert {type(value) for value in storage.bound} == {int, float, str}
+
+    assert storage.raw is not None
+    (row,) = storage.raw.execute(
+        "SELECT h.window_name, e.first_byte_ms, e.attempts, n.window_name, n.reference"
+        " FROM holds h JOIN endings e ON e.hold = h.id JOIN entries n USING (request_id)"
+        " WHERE request_id = ?",
+        (one.request_id,),
+    ).fetchall()
+    assert row == (None,) * 5

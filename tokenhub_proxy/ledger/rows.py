@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
 from typing import Any, Protocol
 
 import orjson
@@ -58,7 +57,17 @@ KEY_COLUMNS = (
 # as long as a busy event loop pleases. So many rows a statement at most; each number of them is
 # prepared once, in some 10 KB.
 _ROWS_PER_INSERT_MAX = 32
-_COLUMNS = {"holds": 14, "endings": 15, "entries": 10}
+# What a call's rows have to bind, in the order of the columns: numbers and texts alone, for `sqlite3` asks
+# of every None, True and False first whether somebody adapts it, ten times as long as it takes to bind
+# one. So '' and -1 stand for NULL where a column has it, and what is the same in all rows is no parameter.
+_ROW = {
+    "holds": "(?, ?, ?, ?, ?, ?, ?, ?, nullif(?, ''), ?, ?, ?, ?, ?)",
+    "endings": "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, -1), nullif(?, ''))",
+    "charges": "(NULL, ?, 'charge', ?, ?, ?, ?, nullif(?, ''), NULL, '')",
+    "writeoffs": f"(NULL, ?, 'writeoff', '{WRITEOFF}', ?, ?, ?, NULL, NULL, '')",
+    "entries": "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+}
+_PARAMETERS = {rows: places.count("?") for rows, places in _ROW.items()}
 _UNSETTLED = (0,) * 8  # what a call that was not settled adds to the sums of those that were
 _MOVE_ACCOUNT = "UPDATE accounts SET posted = posted + ?, held = held + ? WHERE name = ?"
 _OPEN_WINDOW = "INSERT OR IGNORE INTO windows VALUES (?, 0, 0, ?)"
@@ -89,9 +98,9 @@ _PUT_KEY = (
 
 
 @cache
-def _insert(table: str, rows: int) -> str:
-    places = f"({', '.join('?' * _COLUMNS[table])})"
-    return f"INSERT INTO {table} VALUES " + ", ".join([places] * rows)  # noqa: S608 - our own table names
+def _insert(rows: str, count: int) -> str:
+    table = rows if rows in ("holds", "endings") else "entries"
+    return f"INSERT INTO {table} VALUES " + ", ".join([_ROW[rows]] * count)  # noqa: S608 - our own table names
 
 
 def write(connection: Connection, batch: Batch) -> None:
@@ -158,11 +167,14 @@ class _Rows:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._holds: list[tuple[Any, ...]] = []
-        self._endings: list[tuple[Any, ...]] = []
-        self._entries: list[tuple[Any, ...]] = []
+        # Of the rows of `_ROW`, the parameters of all, one after the other.
+        self._holds: list[Any] = []
+        self._endings: list[Any] = []
+        self._charges: list[Any] = []
+        self._writeoffs: list[Any] = []
+        self._entries: list[Any] = []
         self._idempotency: list[tuple[Any, ...]] = []
-        self._accounts: dict[str, list[tuple[int, ...]]] = {}
+        self._accounts: dict[str, list[int]] = {}
         self._windows: dict[str, list[Any]] = {}
         self._rollups: dict[tuple[int, str, str, str, str], list[tuple[int, ...]]] = {}
         self._references: dict[str, Entry] = {}
@@ -188,48 +200,48 @@ class _Rows:
 
     def _place(self, change: Placed) -> None:
         hold, key, price = change.hold, change.hold.key, change.hold.price
-        self._holds.append(
+        account, amount, window = key.account, hold.amount, hold.window
+        self._holds.extend(
             (
-                change.id, hold.request_id, key.account, key.id, key.name, hold.model, hold.amount, hold.at,
-                hold.window, hold.stream, price.input, price.cached, price.cache_write, price.output,
+                change.id, hold.request_id, account, key.id, key.name, hold.model, amount, hold.at,
+                window or "", 1 if hold.stream else 0,
+                price.input, price.cached, price.cache_write, price.output,
             )
         )  # fmt: skip
-        self._move(key.account, 0, hold.amount)
-        if hold.window is not None:
-            self._move_window(hold.window, 0, hold.amount, hold.at)
+        self._move(account, 0, amount)
+        if window is not None:
+            self._move_window(window, 0, amount, hold.at)
         if hold.idempotency is not None:
             self._idempotency.append((key.id, *hold.idempotency, change.id, hold.at))
 
     def _end(self, change: Ended) -> None:
-        hold, ending, usage, charge = change.placed.hold, change.ending, change.ending.usage, change.charge
-        account, upstream = hold.key.account, ending.upstream
-        self._endings.append(
+        hold, ending, charge = change.placed.hold, change.ending, change.charge
+        status, at, cost, usage, upstream, reason, http_status, first_byte_ms, attempts = ending
+        input_, cached, cache_write, output, reasoning, reported = usage
+        account, window, estimated = hold.key.account, hold.window, 0 if reported else 1
+        self._endings.extend(
             (
-                change.placed.id, ending.status, ending.at, ending.cost, *usage, upstream, ending.reason,
-                ending.http_status, ending.first_byte_ms,
-                orjson.dumps(ending.attempts).decode() if ending.attempts else None,
+                change.placed.id, status, at, cost,
+                input_, cached, cache_write, output, reasoning, 1 - estimated,
+                upstream, reason, http_status,
+                -1 if first_byte_ms is None else first_byte_ms,
+                orjson.dumps(attempts).decode() if attempts else "",
             )
         )  # fmt: skip
         self._move(account, -charge, -hold.amount)
-        if hold.window is not None:
-            self._move_window(hold.window, charge, -hold.amount, hold.at)
+        if window is not None:
+            self._move_window(window, charge, -hold.amount, hold.at)
         if charge:
-            self._entries.append(
-                (
-                    None, ending.at, "charge", account, UPSTREAM + upstream, charge, hold.request_id,
-                    hold.window, None, "",
-                )
-            )  # fmt: skip
+            self._charges.extend((at, account, UPSTREAM + upstream, charge, hold.request_id, window or ""))
         if change.writeoff:
-            self._entries.append(
-                (
-                    None, ending.at, "writeoff", WRITEOFF, UPSTREAM + upstream, change.writeoff,
-                    hold.request_id, None, None, "",
-                )
-            )  # fmt: skip
-        name = (int(ending.at // DAY_S), account, hold.key.name, hold.model, upstream)
-        settled = (1, *usage[:5], not usage.reported, charge) if ending.status == "settled" else _UNSETTLED
-        self._rollups.setdefault(name, []).append((*settled, 1, ending.failed))
+            self._writeoffs.extend((at, UPSTREAM + upstream, change.writeoff, hold.request_id))
+        name = (int(at // DAY_S), account, hold.key.name, hold.model, upstream)
+        settled = (
+            (1, input_, cached, cache_write, output, reasoning, estimated, charge)
+            if status == "settled"
+            else _UNSETTLED
+        )
+        self._rollups.setdefault(name, []).append((*settled, 1, 1 if ending.failed else 0))
 
     def _book(self, change: Booked) -> None:
         if change.reference is not None:
@@ -273,16 +285,21 @@ class _Rows:
             # Taken from the file in every transaction, so that a failed one leaves no gap.
             row = self._connection.execute("SELECT max(id) FROM entries").fetchone()
             self._last_entry_id = int(row[0] or 0)
-        return self._last_entry_id + len(self._entries) + 1
+        return self._last_entry_id + len(self._entries) // _PARAMETERS["entries"] + 1
 
     def _enter(self, *values: Any) -> int:
         """An entry whose id somebody wants to know."""
         id_ = self._next_entry_id()
-        self._entries.append((id_, *values))
+        self._entries.extend((id_, *values))
         return id_
 
     def _move(self, account: str, posted: int, held: int) -> None:
-        self._accounts.setdefault(account, []).append((posted, held))
+        sums = self._accounts.get(account)
+        if sums is None:
+            self._accounts[account] = [posted, held]
+        else:
+            sums[0] += posted
+            sums[1] += held
 
     def _move_window(self, name: str, posted: int, held: int, at: float) -> None:
         sums = self._windows.get(name)
@@ -293,10 +310,12 @@ class _Rows:
             sums[1] += held
             sums[2] = max(sums[2], at)
 
-    def _insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        for start in range(0, len(rows), _ROWS_PER_INSERT_MAX):
-            some = rows[start : start + _ROWS_PER_INSERT_MAX]
-            self._connection.execute(_insert(table, len(some)), tuple(chain.from_iterable(some)))
+    def _insert(self, rows: str, values: list[Any]) -> None:
+        width = _PARAMETERS[rows]
+        step = width * _ROWS_PER_INSERT_MAX
+        for start in range(0, len(values), step):
+            some = values[start : start + step]
+            self._connection.execute(_insert(rows, len(some) // width), some)
 
     def _flush(self, opened: Sequence[Opened], keys: Sequence[KeyPut]) -> None:
         execute, executemany = self._connection.execute, self._connection.executemany
@@ -306,19 +325,19 @@ class _Rows:
         if accounts:
             executemany(_OPEN_ACCOUNT, [(account.name, 1) for account in accounts])
         if self._accounts:
-            executemany(_MOVE_ACCOUNT, [(*_sums(moves), name) for name, moves in self._accounts.items()])
+            executemany(_MOVE_ACCOUNT, [(*sums, name) for name, sums in self._accounts.items()])
         if accounts:
             executemany(_OPEN_ACCOUNT, [(account.name, account.unlimited) for account in accounts])
         if self._windows:
             moves = [(posted, held, at, name) for name, (posted, held, at) in self._windows.items()]
             executemany(_OPEN_WINDOW, [(move[3], move[2]) for move in moves])
             executemany(_MOVE_WINDOW, moves)
-        if self._holds:
-            self._insert("holds", self._holds)
-        if self._endings:
-            self._insert("endings", self._endings)
-        if self._entries:
-            self._insert("entries", self._entries)
+        self._insert("holds", self._holds)
+        self._insert("endings", self._endings)
+        # Those whose ids somebody knows already go first: the rest get the ids after them.
+        self._insert("entries", self._entries)
+        self._insert("charges", self._charges)
+        self._insert("writeoffs", self._writeoffs)
         if self._rollups:
             executemany(_ADD_ROLLUP, [(*name, *_sums(moves)) for name, moves in self._rollups.items()])
         if self._idempotency:
