@@ -108,7 +108,7 @@ class Client:
     async def body(self, bytes_max: int, **_: object) -> bytes:
         return BODY
 
-    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+    def begin(self, status: int, lines: list[str]) -> None:
         self.status = status
 
     def write(self, data: bytes) -> None:

@@ -15,7 +15,7 @@ from tokenhub_proxy.errors import (
     RequestTimeout,
     RequestTooLarge,
 )
-from tokenhub_proxy.wire import Incoming, RequestHeaders
+from tokenhub_proxy.wire import Incoming, RequestHeaders, lines_of
 
 if TYPE_CHECKING:
     from tokenhub_proxy.sockets import Socket
@@ -90,7 +90,7 @@ class HttpClient:
         self.extra_headers: Mapping[str, str] = {}
         self._source: Incoming | None = None
         self._status = 0  # until there is an answer
-        self._head: Mapping[str, str] = {}
+        self._head: list[str] = []
         self.bytes_out = 0
         self.begun = False
 
@@ -188,9 +188,9 @@ class HttpClient:
         if self._source is not None:
             self._source.resume()
 
-    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+    def begin(self, status: int, lines: list[str]) -> None:
         self._status = status
-        self._head = headers
+        self._head = lines
 
     def write(self, data: bytes) -> None:
         transport = self.socket.transport
@@ -241,7 +241,9 @@ class HttpClient:
 
     def _encoded(self, framing: str) -> bytes:
         """The head, as the carrier's state and the request's version want it."""
-        lines = [*map(": ".join, self._head.items()), *map(": ".join, self.extra_headers.items())]
+        lines = self._head
+        if self.extra_headers:
+            lines += lines_of(self.extra_headers)
         if self.socket.retiring:
             self.keep_alive = False
         if not self.keep_alive:
@@ -250,12 +252,13 @@ class HttpClient:
             lines.append("connection: keep-alive")
         if framing:
             lines.append(framing)
-        return _STATUS_LINES[self._status] + "\r\n".join([*lines, "", ""]).encode("latin-1")
+        lines.append("\r\n")
+        return _STATUS_LINES[self._status] + "\r\n".join(lines).encode("latin-1")
 
 
 async def answer(client: HttpClient, status: int, headers: Mapping[str, str], body: bytes) -> None:
     """A whole answer at once."""
-    client.begin(status, headers)
+    client.begin(status, lines_of(headers))
     await client.end(body)
 
 

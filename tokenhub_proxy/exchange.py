@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
 
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
@@ -15,42 +15,35 @@ CLIENT_GONE = 499
 _NOTHING = Usage()
 
 
+@dataclass(slots=True, eq=False)
 class Exchange:
     """What the log, the metrics and the books are told. It holds no prompt, answer or secret.
 
     Times are seconds: `started_at` and `ended_at` since 1970, the others from a clock that never
     goes back. Amounts are nanodollars.
-
-    (What a call has not come to is the class's own: only what happens is written down, once for every call.)
     """
 
+    id: str
+    endpoint: str
+    started_at: float
+    started_s: float
+    peer: str = ""
     key: Key | None = None
     call: Call | None = None
-    upstream = ""
-    upstream_model = ""
-    status = 0
+    upstream: str = ""
+    upstream_model: str = ""
+    status: int = 0
     error: ProxyError | None = None
-    gone = ""  # the phase in which the client left, or `write_timeout`
-    usage = Usage()
-    cost = 0
+    gone: str = ""  # the phase in which the client left, or `write_timeout`
+    usage: Usage = _NOTHING
+    cost: int = 0
     hold: Hold | None = None  # asked for; placed once it has an id
-    bytes_in = 0
-    bytes_out = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
     first_byte_s: float | None = None
-    ended_s = 0.0
-
-    def __init__(
-        self, id: str, endpoint: str, started_at: float, started_s: float, peer: str = "", **known: Any
-    ) -> None:
-        self.id = id
-        self.endpoint = endpoint
-        self.started_at = started_at
-        self.started_s = started_s
-        self.peer = peer
-        self.attempts: list[str] = []
-        self.notes: dict[str, object] = {}
-        for name, value in known.items():
-            setattr(self, name, value)
+    ended_s: float = 0.0
+    attempts: list[str] = field(default_factory=list)
+    notes: dict[str, object] = field(default_factory=dict)
 
     @property
     def phase(self) -> str:
@@ -71,7 +64,10 @@ class Exchange:
     @property
     def charge(self) -> int:
         """What the account pays, in nanodollars: the cost, but never more than was held."""
-        return min(self.cost, self.hold.amount) if self.hold is not None else 0
+        hold, cost = self.hold, self.cost
+        if hold is None:
+            return 0
+        return cost if cost < hold.amount else hold.amount
 
     @property
     def duration_s(self) -> float:
@@ -81,9 +77,10 @@ class Exchange:
     @property
     def billing(self) -> str:
         """How the call was paid: nothing held, released, by usage, or by estimate."""
-        if self.hold is None or self.hold.ending is None:
+        ending = self.hold.ending if self.hold is not None else None
+        if ending is None:
             return "none"
-        if self.hold.ending.status != "settled":
+        if ending.status != "settled":
             return "void"
         return "usage" if self.usage.reported else "estimate"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from functools import lru_cache
+from math import ceil
 from types import TracebackType
 
 from tokenhub_proxy.errors import RateLimited
@@ -14,7 +15,10 @@ WINDOW_S = 60.0
 # Amounts are kept per tenth of a second: 600 places a window, however high the limit. A place is
 # dropped only when all of it has left the window, so no window ever admits more than its limit.
 PLACES_PER_S = 10
+PLACE_MS = 1000 // PLACES_PER_S
 _WINDOW_PLACES = int(WINDOW_S * PLACES_PER_S) + 1
+# A place that has left every window, whatever the clock began with.
+NEVER = -2 * _WINDOW_PLACES
 # Added to a wait, so that a client that comes exactly then isn't too early by a rounding.
 WAIT_MARGIN_S = 0.001
 # Meters of idle keys are swept away when there are so many, then at twice what a sweep left.
@@ -30,7 +34,7 @@ class Window:
 
     def __init__(self) -> None:
         self._places: deque[list[int]] = deque()  # [place, amount], oldest first
-        self._last = [-1, 0]  # the newest of them, forgotten or not
+        self._last = [NEVER, 0]  # the newest of them, forgotten or not
         self.total = 0
 
     def expire(self, now_s: float) -> None:
@@ -44,7 +48,10 @@ class Window:
 
     def add(self, amount: int, now_s: float) -> list[int]:
         """Count an amount. What is returned can be given to `amend`."""
-        place = int(now_s * PLACES_PER_S)
+        return self.count(amount, int(now_s * PLACES_PER_S))
+
+    def count(self, amount: int, place: int) -> list[int]:
+        """`add`, where the place is known."""
         last = self._last
         if last[0] < place:
             last = self._last = [place, 0]
@@ -73,30 +80,27 @@ class Window:
                 return max(0.0, leaves_s - now_s) + WAIT_MARGIN_S
         return WINDOW_S
 
-    def reset(self, now_s: float) -> str:
-        """How long until nothing of the last minute counts any more, as OpenAI writes it."""
-        if not self._places:
-            return "0ms"
-        left_s = (self._places[-1][0] + _WINDOW_PLACES) / PLACES_PER_S - now_s
-        return _written(-int(-left_s * 1000 // 1)) if left_s > 0 else "0ms"
+    @property
+    def newest(self) -> int:
+        """The place that was last counted in: when it has left the window, nothing counts any more."""
+        return self._last[0]
 
 
 class Meter:
     """The counters of one key. They outlive a change of its limits."""
 
-    __slots__ = ("_place", "concurrent", "requests", "tokens")
+    __slots__ = ("concurrent", "place", "requests", "tokens")
 
     def __init__(self) -> None:
         self.requests = Window()
         self.tokens = Window()
         self.concurrent = 0
-        self._place = -1  # of the last look
+        self.place = NEVER  # of the last look
 
-    def expire(self, now_s: float) -> None:
+    def expire(self, now_s: float, place: int) -> None:
         """Forget what has left the windows: something can only where a new place has begun."""
-        place = int(now_s * PLACES_PER_S)
-        if place != self._place:
-            self._place = place
+        if place != self.place:
+            self.place = place
             self.requests.expire(now_s)
             self.tokens.expire(now_s)
 
@@ -125,13 +129,18 @@ class Admission:
 
     def used(self, tokens: int, now_s: float) -> None:
         """Replace the estimate that was counted by what the call took."""
-        if self._place is not None:
-            self._meter.tokens.amend(self._place, tokens - self._counted, now_s)
+        place = self._place
+        if place is not None:
             self._place = None
+            self._meter.tokens.amend(place, tokens - self._counted, now_s)
 
     def headers(self) -> dict[str, str]:
         """The `x-ratelimit-*` headers of the answer; none where the key has no limit."""
         return _headers(self._meter, self._scope, self.now_s)
+
+    def lines(self) -> list[str]:
+        """The same as lines of a head."""
+        return _lines(self._meter, self._scope, self.now_s)
 
     def __enter__(self) -> Admission:
         return self
@@ -140,7 +149,8 @@ class Admission:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._meter.concurrent -= 1
-        self.used(0, self.now_s)
+        if self._place is not None:
+            self.used(0, self.now_s)
 
 
 class Limits:
@@ -150,18 +160,19 @@ class Limits:
         self._meters: dict[str, Meter] = {}  # by key id
         self._sweep_at = METERS_MIN
 
-    def _meter(self, key_id: str, now_s: float) -> Meter:
+    def _meter(self, key_id: str, now_s: float, place: int) -> Meter:
         meter = self._meters.get(key_id)
         if meter is None:
             if len(self._meters) >= self._sweep_at:
-                self._sweep(now_s)
+                self._sweep(now_s, place)
             meter = self._meters[key_id] = Meter()
-        meter.expire(now_s)
+        if place != meter.place:
+            meter.expire(now_s, place)
         return meter
 
-    def _sweep(self, now_s: float) -> None:
+    def _sweep(self, now_s: float, place: int) -> None:
         for meter in self._meters.values():
-            meter.expire(now_s)
+            meter.expire(now_s, place)
         self._meters = {key_id: meter for key_id, meter in self._meters.items() if not meter.idle}
         self._sweep_at = max(METERS_MIN, 2 * len(self._meters))
 
@@ -171,9 +182,10 @@ class Limits:
         `now_s` is a clock that never goes back. A call larger than the whole limit of tokens is
         counted as the limit: it is admitted alone rather than never.
         """
-        meter = self._meter(key_id, now_s)
+        now_place = int(now_s * PLACES_PER_S)
+        meter = self._meter(key_id, now_s, now_place)
         requests_max, tokens_max = scope.requests_per_minute, scope.tokens_per_minute
-        counted = 0 if tokens_max is None else min(tokens, tokens_max)
+        counted = 0 if tokens_max is None else tokens if tokens < tokens_max else tokens_max
         if (
             (requests_max is not None and meter.requests.total >= requests_max)
             or (tokens_max is not None and meter.tokens.total + counted > tokens_max)
@@ -181,14 +193,15 @@ class Limits:
         ):
             raise _refusal(meter, scope, counted, now_s)
         if requests_max is not None:
-            meter.requests.add(1, now_s)
-        place = None if tokens_max is None else meter.tokens.add(counted, now_s)
+            meter.requests.count(1, now_place)
+        place = None if tokens_max is None else meter.tokens.count(counted, now_place)
         meter.concurrent += 1
         return Admission(meter, scope, counted, place, now_s)
 
     def standing(self, key_id: str, scope: Scope, now_s: float) -> dict[str, str]:
         """Where a key stands now, as the `x-ratelimit-*` headers tell it; nothing is counted."""
-        return _headers(self._meter(key_id, now_s), scope, now_s)
+        meter = self._meter(key_id, now_s, int(now_s * PLACES_PER_S))
+        return _headers(meter, scope, now_s)
 
 
 class KeyRateLimited(RateLimited):
@@ -220,22 +233,38 @@ def _refusal(meter: Meter, scope: Scope, counted: int, now_s: float) -> KeyRateL
     return KeyRateLimited(message, wait_s, _headers(meter, scope, now_s), unit)
 
 
-def _headers(meter: Meter, scope: Scope, now_s: float) -> dict[str, str]:
+def _lines(meter: Meter, scope: Scope, now_s: float) -> list[str]:
     """What the key may still do. Every call is told, so that both halves are written out."""
-    found: dict[str, str] = {}
-    limit = scope.requests_per_minute
-    if limit is not None:
+    requests_max, tokens_max = scope.requests_per_minute, scope.tokens_per_minute
+    newest, reset = NEVER, "0ms"
+    found = []
+    if requests_max is not None:
         window = meter.requests
-        found["x-ratelimit-limit-requests"] = str(limit)
-        found["x-ratelimit-remaining-requests"] = str(limit - window.total if limit > window.total else 0)
-        found["x-ratelimit-reset-requests"] = window.reset(now_s)
-    limit = scope.tokens_per_minute
-    if limit is not None:
+        left, newest = requests_max - window.total, window.newest
+        reset = _reset(newest, now_s)
+        found.append(f"x-ratelimit-limit-requests: {requests_max}")
+        found.append(f"x-ratelimit-remaining-requests: {left if left > 0 else 0}")
+        found.append(f"x-ratelimit-reset-requests: {reset}")
+    if tokens_max is not None:
         window = meter.tokens
-        found["x-ratelimit-limit-tokens"] = str(limit)
-        found["x-ratelimit-remaining-tokens"] = str(limit - window.total if limit > window.total else 0)
-        found["x-ratelimit-reset-tokens"] = window.reset(now_s)
+        left = tokens_max - window.total
+        if window.newest != newest:
+            reset = _reset(window.newest, now_s)
+        found.append(f"x-ratelimit-limit-tokens: {tokens_max}")
+        found.append(f"x-ratelimit-remaining-tokens: {left if left > 0 else 0}")
+        found.append(f"x-ratelimit-reset-tokens: {reset}")
     return found
+
+
+def _headers(meter: Meter, scope: Scope, now_s: float) -> dict[str, str]:
+    pairs = (line.partition(": ") for line in _lines(meter, scope, now_s))
+    return {name: value for name, _, value in pairs}
+
+
+def _reset(newest: int, now_s: float) -> str:
+    """How long until nothing of the last minute counts any more, as OpenAI writes it."""
+    left_ms = ceil((newest + _WINDOW_PLACES) * PLACE_MS - now_s * 1000)
+    return _written(left_ms) if left_ms > 0 else "0ms"
 
 
 def _duration(seconds: float) -> str:

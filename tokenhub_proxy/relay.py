@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -36,7 +36,7 @@ from tokenhub_proxy.prices import format_usd
 from tokenhub_proxy.receipts import receipt_json
 from tokenhub_proxy.routes import Route, Routes, Target
 from tokenhub_proxy.watch import Watch
-from tokenhub_proxy.wire import Client, Incoming, RequestHeaders, Sink, Transport, crossing
+from tokenhub_proxy.wire import Client, Incoming, RequestHeaders, Sink, Transport, crossing, lines_of
 
 # After [DONE] an upstream gets so long to end its body, so that the connection can be kept.
 LINGER_S = 2.0
@@ -157,8 +157,8 @@ class Relay:
                         exchange, route, call, output_max, self._fraction()
                     ) as answer:
                         reply = answer.reply
-                        headers = answer_headers(exchange, admission, answer, output_max)
-                        client.begin(reply.status, headers)
+                        head = answer_head(exchange, admission, answer, output_max)
+                        client.begin(reply.status, head)
                         await self._pump(exchange, client, answer)
                 finally:
                     self.in_flight[exchange] = None
@@ -166,7 +166,7 @@ class Relay:
                     self._account(exchange, client, reply, route, hold)
                     admission.used(exchange.usage.total, self.monotonic())
             if not client.begun:
-                headers["x-tokenhub-cost-usd"] = format_usd(exchange.charge)
+                head.append(f"x-tokenhub-cost-usd: {format_usd(exchange.charge)}")
             # The last bytes, [DONE] among them, are said only now that the books are durable.
             if exchange.error is None:
                 await client.end(reply.close())
@@ -239,13 +239,11 @@ class Relay:
         if known.http_status != 200:
             raise ended
         exchange.status = known.http_status
-        headers = {"x-request-id": exchange.id, "x-tokenhub-replayed": "true"}
+        body, kind = receipt_json(receipt), "application/json"
         if call.stream:
-            body = sse.encode(ended.body(known.request_id))
-            client.begin(exchange.status, {"content-type": "text/event-stream; charset=utf-8", **headers})
-        else:
-            body = receipt_json(receipt)
-            client.begin(exchange.status, {"content-type": "application/json", **headers})
+            body, kind = sse.encode(ended.body(known.request_id)), "text/event-stream; charset=utf-8"
+        lines = [f"content-type: {kind}", f"x-request-id: {exchange.id}", "x-tokenhub-replayed: true"]
+        client.begin(exchange.status, lines)
         await client.end(body)
         return True
 
@@ -341,8 +339,8 @@ class Relay:
         exchange.status = error.http_status
         if exchange.upstream and isinstance(error, (LedgerUnavailable, ShuttingDown)):
             error.should_retry = False  # the upstream may have done the work
-        headers = {"content-type": "application/json", "x-request-id": exchange.id, **error.headers()}
-        client.begin(error.http_status, headers)
+        lines = ["content-type: application/json", f"x-request-id: {exchange.id}"]
+        client.begin(error.http_status, lines + lines_of(error.headers()))
         await client.end(error.body(exchange.id))
 
 
@@ -387,14 +385,15 @@ def idempotency_of(headers: RequestHeaders, endpoint: str, raw: bytes) -> tuple[
     return text, sha256(endpoint.encode() + b"\n" + raw).digest()
 
 
-def answer_headers(
+def answer_head(
     exchange: Exchange, admission: Admission, answer: Answer, output_max: int | None
-) -> MutableMapping[str, str]:
+) -> list[str]:
     """The head of a good answer: ours, the key's standing, and what crosses from the upstream."""
-    headers = {**answer.reply.headers, "x-request-id": exchange.id, **admission.headers()}
-    headers.update(crossing(answer.incoming.headers))
+    lines = [f"{name}: {value}" for name, value in answer.reply.headers.items()]
+    lines += (f"x-request-id: {exchange.id}", *admission.lines())
+    lines += map(": ".join, crossing(answer.incoming.headers))
     if answer.dropped:
-        headers["x-tokenhub-dropped"] = ", ".join(answer.dropped)
+        lines.append(f"x-tokenhub-dropped: {', '.join(answer.dropped)}")
     if output_max is not None:
-        headers["x-tokenhub-output-max"] = str(output_max)
-    return headers
+        lines.append(f"x-tokenhub-output-max: {output_max}")
+    return lines

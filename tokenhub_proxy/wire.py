@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
@@ -150,8 +150,11 @@ class Client(Protocol):
         """The whole request body, still in its coding. Raises RequestTooLarge, RequestTimeout."""
         ...
 
-    def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        """Remember the head. It is written with the first bytes, and may change until then."""
+    def begin(self, status: int, lines: list[str]) -> None:
+        """Remember the head, which is now this client's own: each line is `name: value`.
+
+        It is written with the first bytes, and may get further lines until then.
+        """
         ...
 
     def write(self, data: bytes) -> None:
@@ -167,10 +170,15 @@ class Client(Protocol):
         ...
 
 
-def crossing(headers: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+def lines_of(headers: Mapping[str, str]) -> list[str]:
+    """The lines of a head, as `Client.begin` takes them."""
+    return [*map(": ".join, headers.items())]
+
+
+def crossing(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     """The upstream's headers that the client may see: known names, printable ASCII values."""
     if CROSSING_HEADERS.isdisjoint(headers):
-        return ()
+        return []
     found = [(name, headers[name]) for name in CROSSING_HEADERS.intersection(headers)]
     return [
         (name, value)

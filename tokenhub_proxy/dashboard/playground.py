@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import orjson
@@ -71,7 +71,7 @@ async def ask(hub: Hub, asked: Asked, visitor: Visitor, named: Named) -> Answer:
     answer = orjson.loads(client.answer)
     if client.status == 200:
         known["said"] = answer["choices"][0]["message"].get("content") or ""
-        known["receipt"] = client.answer_headers.get("x-request-id")
+        known["receipt"] = client.header("x-request-id")
     else:
         known["refusal"] = answer["error"]
     return _page(hub, asked, visitor, known)
@@ -101,15 +101,19 @@ class Alone:
         self.stalled = False
         self.paused = False
         self.status = 0
-        self.answer_headers: Mapping[str, str] = {}
+        self._lines: list[str] = []
         self.answer = b""
         self._body = body
+
+    def header(self, name: str) -> str | None:
+        """What the answer's head says under this name."""
+        return next((line.partition(": ")[2] for line in self._lines if line.startswith(f"{name}: ")), None)
 
     async def body(self, bytes_max: int) -> bytes:
         return self._body
 
-    def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        self.status, self.answer_headers = status, headers
+    def begin(self, status: int, lines: list[str]) -> None:
+        self.status, self._lines = status, lines
 
     def write(self, data: bytes) -> None:
         self.begun = True
