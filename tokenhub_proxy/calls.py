@@ -35,7 +35,7 @@ _READ = frozenset(
 _READ_FOLDED = {name.casefold(): name for name in _READ}
 # Only pictures are no text. A page or a script in a data URL is, for upstreams that read it.
 _PICTURE = re.compile(r"data:image/(?!svg)", re.IGNORECASE)
-_SCOPE_FIELDS = frozenset(SCOPE_FIELDS)
+_RARE = frozenset({"stream_options", "n", "best_of", "tools", "web_search_options", *SCOPE_FIELDS})
 # What a message's content may be.
 _CONTENTS = {str, list, type(None)}
 _CLIENT_TOOLS = ("function", "custom", None)
@@ -123,27 +123,32 @@ def with_defaults(call: Call, defaults: Mapping[str, Any]) -> Call:
 
 
 def _understood(body: dict[str, Any], endpoint: Endpoint, length: int, owner: str, strict: bool) -> Call:
-    read = _READ.intersection(body)
-    if len(read) < len(body):
-        _check_names(body.keys() - read, _READ_FOLDED)
+    if not _READ.issuperset(body):
+        _check_names(body.keys() - _READ, _READ_FOLDED)
     model = body.get("model")
     if not (isinstance(model, str) and 0 < len(model) <= MODEL_LENGTH_MAX and model.isprintable()):
         raise _no_model(model)
-    stream = "stream" in read and _boolean(body, "stream") and endpoint == "chat"
-    usage_asked = "stream_options" in read and _usage_asked(body["stream_options"])
+    stream = "stream" in body and _boolean(body, "stream") and endpoint == "chat"
     choices, output_max, media, images, reads_more = 1, None, 0, 0, False
+    usage_asked = False
+    scope_fields: tuple[str, ...] = ()
+    rare = not _RARE.isdisjoint(body)  # most calls have nothing of what is looked for one by one
+    if rare:
+        usage_asked = "stream_options" in body and _usage_asked(body["stream_options"])
+        scope_fields = tuple(name for name in SCOPE_FIELDS if name in body)
     if endpoint == "chat":
         has_parts = _check_messages(body)
-        if "n" in read or "best_of" in read:
+        if rare:
             choices = max(_integer(body, "n", CHOICES_MAX) or 1, _integer(body, "best_of", CHOICES_MAX) or 1)
         for name in OUTPUT_LIMITS:
-            if name in read:
+            if name in body:
                 limit = _integer(body, name, OUTPUT_MAX)
                 if limit is not None and (output_max is None or limit > output_max):
                     output_max = limit
         if has_parts:
             media, images, reads_more = _media(body)
-        if "tools" in read or "web_search_options" in body:
+        if rare and ("tools" in body or "web_search_options" in body):
+            _check_tools(body.get("tools"))
             reads_more = reads_more or _searches(body)
     else:
         _check_input(body)
@@ -156,11 +161,11 @@ def _understood(body: dict[str, Any], endpoint: Endpoint, length: int, owner: st
         usage_asked,
         output_max,
         choices,
-        max(0, length - media),
+        length - media if length > media else 0,
         images,
         reads_more,
         strict,
-        () if _SCOPE_FIELDS.isdisjoint(read) else tuple(name for name in SCOPE_FIELDS if name in body),
+        scope_fields,
     )
 
 
@@ -245,14 +250,18 @@ def _check_messages(body: Mapping[str, Any]) -> bool:
         if type(message) is not dict or type(message.get("role")) is not str:
             raise _bad_message(messages)
         kind = type(message.get("content"))
+        if kind is str:
+            continue
         if kind is list:
             has_parts = True
         elif kind not in _CONTENTS:
             raise _bad_message(messages)
-    tools = body.get("tools")
+    return has_parts
+
+
+def _check_tools(tools: object) -> None:
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         raise InvalidRequest("tools must be a list of objects.", param="tools")
-    return has_parts
 
 
 def _bad_message(messages: list[Any]) -> InvalidRequest:

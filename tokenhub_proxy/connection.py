@@ -177,7 +177,7 @@ class HttpClient:
 
     def leave(self) -> None:
         """The request is over: nothing of it holds on to the connection's next one."""
-        self.source = None
+        self._source = None
         self.socket.client = None
 
     def pause(self) -> None:

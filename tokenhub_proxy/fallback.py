@@ -43,8 +43,9 @@ class Answer:
 
     def take(self, data: bytes) -> bool | None:
         """The sink until the reply has said something that can be committed."""
-        self.opening += self.reply.feed(data)
-        return HOLD if self.opening or self.reply.done else None
+        reply = self.reply
+        self.opening = opening = self.opening + reply.feed(data)
+        return HOLD if opening or reply.done else None
 
     async def __aenter__(self) -> Answer:
         return self
@@ -92,7 +93,7 @@ class Fallback:
                 failure = worse(failure, down)
                 continue
             for _ in target.upstream.credentials or (None,):  # each at most once
-                credential = self._health.credential(target.upstream, self._monotonic())
+                credential = self._health.credential(target.upstream, now_s)
                 try:
                     return await self._ask(exchange, target, credential, route, call, output_max)
                 except Unsayable as unsayable:
@@ -100,7 +101,8 @@ class Fallback:
                     failure = failure or unsayable.refusal
                     break
                 except UpstreamUnavailable as error:
-                    self._health.failed(target, credential, error, self._monotonic())
+                    now_s = self._monotonic()
+                    self._health.failed(target, credential, error, now_s)
                     outcome = error.upstream_status if error.reason == "status" else error.reason
                     exchange.attempts.append(f"{target.upstream.name}:{outcome}")
                     failure = worse(failure, error)
@@ -149,7 +151,8 @@ class Fallback:
         output_max: int | None,
     ) -> Answer:
         """Ask one target and wait until it has said something that can be committed."""
-        dialect = self._dialects[target.upstream.dialect]
+        upstream = target.upstream
+        dialect = self._dialects[upstream.dialect]
         output_default = route.output_max or OUTPUT_MAX_ASSUMED
         asking = Asking(target, credential, self._clock(), output_max, output_default)
         try:
@@ -158,17 +161,18 @@ class Fallback:
             outgoing = dialect.request(call, asking)
         except InvalidRequest as refusal:
             raise Unsayable(refusal) from None
-        exchange.upstream, exchange.upstream_model = target.upstream.name, target.model
+        exchange.upstream, exchange.upstream_model = upstream.name, target.model
         breaker = self._health.breaker(target)
         breaker.ask()
         try:
             connection = self._transport(target, call).send(outgoing)
             incoming = await connection.__aenter__()
             try:
-                reply = dialect.reply(call, asking, incoming.status, incoming.headers)
-                if "content-encoding" in incoming.headers:
-                    reply = plain(reply, incoming.headers)
-                self._watch.begin(exchange, incoming, reply, target.upstream.timeouts.progress_s)
+                status, headers = incoming.status, incoming.headers
+                reply = dialect.reply(call, asking, status, headers)
+                if "content-encoding" in headers:
+                    reply = plain(reply, headers)
+                self._watch.begin(exchange, incoming, reply, upstream.timeouts.progress_s)
                 answer = Answer(connection, incoming, reply, outgoing.dropped)
                 answer.ended = await incoming.pump(answer.take)
                 if answer.ended:
@@ -186,7 +190,7 @@ class Fallback:
             raise
         breaker.succeeded()
         exchange.first_byte_s = self._monotonic()
-        exchange.attempts.append(f"{target.upstream.name}:{incoming.status}")
+        exchange.attempts.append(f"{upstream.name}:{status}")
         return answer
 
 

@@ -42,7 +42,8 @@ class FrontClient(HttpClient):
 
     def _whole(self, bytes_max: int) -> bytes | None:
         # That it fits was seen by its declared length.
-        return None if self.socket.missing else self.socket.taken()
+        socket = self.socket
+        return None if socket.missing else socket.taken()
 
     async def _piece(self) -> bytes:
         return await self.socket.piece()
@@ -146,31 +147,27 @@ class FrontConnection(Socket, asyncio.Protocol):
         """A request begins with these bytes: serve it, wait for the rest of its head, or hand it over."""
         lines = self._front.lines
         end = heads.end_of(data)
-        head = self._read(data[:end]) if end else None
-        if head is not None:
-            self._serve(head, data[end:])
-            return
+        if end:
+            last, whole = self._head, data[:end]
+            # One that is as the last was costs a comparison.
+            self._head = head = (last and last.again(whole)) or heads.read(whole, lines)
+            if head is not None:
+                self._serve(head, data[end:])
+                return
         if self._served and not self._ahead:
             self.due_s = self._loop.time() + sockets.HEAD_S
         self._ahead = data
         if end or not heads.begins(data, lines):
             self._front.hand_over(self)
 
-    def _read(self, whole: bytes) -> Head | None:
-        """A whole head; one that is as the last was costs a comparison."""
-        last = self._head
-        self._head = head = (last and last.again(whole)) or heads.read(whole, self._front.lines)
-        return head
-
     def _serve(self, head: Head, data: bytes) -> None:
         length = head.length
         self.missing = missing = length - len(data)
+        self._ahead = b""
         if missing < 0:
             self.missing = 0
             self._ahead = data[length:]
             data = data[:length]
-        else:
-            self._ahead = b""
         self._pieces.append(data)
         method, path = self._front.lines[head.line]
         client = FrontClient(self, method, path, head, head.special, length, head.keep_alive)

@@ -18,15 +18,13 @@ LENGTH_DIGITS_MAX = 12
 _SPECIAL = frozenset(name.encode("ascii") for name in SPECIAL_HEADERS)
 
 
-class _Spelled(dict[str, bytes]):
-    """Names as a head has them; as many as our own code asks for."""
-
-    def __missing__(self, name: str) -> bytes:
-        self[name] = name.lower().encode("ascii")
-        return self[name]
+# Names as a head has them; as many as our own code asks for.
+_SPELLED: dict[str, bytes] = {}
 
 
-_SPELLED = _Spelled()
+def _spell(name: str) -> bytes:
+    _SPELLED[name] = spelled = name.lower().encode("ascii")
+    return spelled
 
 
 class Head:
@@ -81,12 +79,12 @@ class Head:
 
     def get(self, name: str, default: str | None = None, /) -> str | None:
         """The value of a field."""
-        value = self._fields.get(_SPELLED[name])
+        value = self._fields.get(_SPELLED.get(name) or _spell(name))
         return default if value is None else value.decode("ascii")
 
     def getall(self, name: str, default: Sequence[str] = (), /) -> Sequence[str]:
         """The values of a field, of which there is one."""
-        value = self._fields.get(_SPELLED[name])
+        value = self._fields.get(_SPELLED.get(name) or _spell(name))
         return default if value is None else (value.decode("ascii"),)
 
 

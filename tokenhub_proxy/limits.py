@@ -183,7 +183,8 @@ class Limits:
         counted as the limit: it is admitted alone rather than never.
         """
         now_place = int(now_s * PLACES_PER_S)
-        meter = self._meter(key_id, now_s, now_place)
+        known = self._meters.get(key_id)
+        meter = known if known and known.place == now_place else self._meter(key_id, now_s, now_place)
         requests_max, tokens_max = scope.requests_per_minute, scope.tokens_per_minute
         counted = 0 if tokens_max is None else tokens if tokens < tokens_max else tokens_max
         if (

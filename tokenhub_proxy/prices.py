@@ -112,16 +112,15 @@ def parse_usd(text: str) -> int:
 
 def format_usd(nanos: int) -> str:
     """A decimal text of nanodollars, at least two decimals and never an exponent."""
-    return _decimal(nanos, 9, 2)
+    if nanos < 0:
+        return "-" + format_usd(-nanos)
+    digits = str(nanos).zfill(10)
+    return f"{digits[:-9]}.{digits[-9:-7]}{digits[-7:].rstrip('0')}"
 
 
 def format_usd_per_token(nanos_per_million: int) -> str:
     """The price of one token as a decimal text: "0.000003"; "0" is free."""
-    return _decimal(nanos_per_million, 15, 0)
-
-
-def _decimal(units: int, places: int, places_min: int) -> str:
-    sign = "-" if units < 0 else ""
-    digits = str(abs(units)).rjust(places + 1, "0")
-    part = digits[-places:].rstrip("0").ljust(places_min, "0")
-    return f"{sign}{digits[:-places]}.{part}" if part else sign + digits[:-places]
+    if nanos_per_million < 0:
+        return "-" + format_usd_per_token(-nanos_per_million)
+    digits = str(nanos_per_million).zfill(16)
+    return f"{digits[:-15]}.{digits[-15:]}".rstrip("0").rstrip(".")

@@ -159,7 +159,10 @@ class Relay:
                         reply = answer.reply
                         head = answer_head(exchange, admission, answer, output_max)
                         client.begin(reply.status, head)
-                        await self._pump(exchange, client, answer)
+                        if answer.opening:
+                            client.write(answer.opening)
+                            answer.opening = b""
+                        await self._forward(exchange, client, answer)
                 finally:
                     self.in_flight[exchange] = None
                     self.watch.end(exchange)
@@ -271,14 +274,17 @@ class Relay:
             left = in_window if left is None else min(left, in_window)
         return left
 
-    async def _pump(self, exchange: Exchange, client: Client, answer: Answer) -> None:
+    async def _forward(self, exchange: Exchange, client: Client, answer: Answer) -> None:
         """All but the ending, from the upstream's reads straight to the client's socket."""
         reply, incoming = answer.reply, answer.incoming
-        client.write(answer.opening)
-        answer.opening = b""
         try:
             if not answer.ended:
-                await self._forward(exchange, client, reply, incoming)
+                client.source = self.in_flight[exchange] = incoming
+                self.watch.follow(exchange, client, self.serving.keep_alive_s)
+                if reply.done:
+                    incoming.linger(LINGER_S)
+                if await incoming.pump(forwarding(reply, client, incoming)) and not reply.done:
+                    client.write(reply.feed(b""))
         except ProxyError as error:
             exchange.error = error  # it is told in the stream, after the books
         finally:
@@ -292,14 +298,6 @@ class Relay:
             exchange.error = UpstreamUnavailable(
                 "The upstream ended its answer too early.", kind="no_finish", executed=True
             )
-
-    async def _forward(self, exchange: Exchange, client: Client, reply: Reply, incoming: Incoming) -> None:
-        client.source = self.in_flight[exchange] = incoming
-        self.watch.follow(exchange, client, self.serving.keep_alive_s)
-        if reply.done:
-            incoming.linger(LINGER_S)
-        if await incoming.pump(forwarding(reply, client, incoming)) and not reply.done:
-            client.write(reply.feed(b""))
 
     def _account(
         self, exchange: Exchange, client: Client, reply: Reply | None, route: Route, hold: Hold

@@ -164,7 +164,8 @@ class Routes:
 
     def find(self, model: str, scope: Scope) -> Route:
         """The route of a model. Raises ModelNotAllowed or ModelNotFound."""
-        route = self.visible(scope).get(model)
+        seen = self._visible.get(scope.models)
+        route = (self.visible(scope) if seen is None else seen).get(model)
         if route is not None:
             return route
         if not matches(scope.models, model):

@@ -59,16 +59,20 @@ class Watch:
 class _Watched:
     """One answer, and what it was at the last look."""
 
-    client: Client | None = None
-    keep_alive_s: float | None = None
-    _progress = 0
-    _bytes_out = 0
+    __slots__ = (
+        "_bytes_out", "_incoming", "_progress", "_progress_s", "_progressed_at_s", "_reply", "client",
+        "keep_alive_s", "spoke_at_s",
+    )  # fmt: skip
 
     def __init__(self, incoming: Incoming, reply: Reply, progress_s: float, now_s: float) -> None:
         self._incoming = incoming
         self._reply = reply
         self._progress_s = progress_s
         self._progressed_at_s = self.spoke_at_s = now_s
+        self.client: Client | None = None
+        self.keep_alive_s: float | None = None
+        self._progress = 0
+        self._bytes_out = 0
 
     def progress(self) -> tuple[int, int]:
         return self.client.bytes_out if self.client is not None else 0, self._reply.usage.output

@@ -46,7 +46,8 @@ class Answers:
 
     def understand(self, body: bytes) -> tuple[bytes, Usage | None]:
         """A whole body → the client's body and the usage. Raises UpstreamUnavailable or InvalidRequest."""
-        if self._call.endpoint == "embeddings":
+        chat = self._call.endpoint == "chat"
+        if not chat:
             body = self._encoded(body)
         if len(body) > (PARSED_BYTES_MAX if self._keeper is None else KEPT_PARSED_BYTES_MAX):
             if not (body[:64].lstrip().startswith(b"{") and body[-64:].rstrip().endswith(b"}")):
@@ -59,12 +60,13 @@ class Answers:
         found = parse_object(body)
         if found is None:
             raise UpstreamUnavailable(kind="bad_json", executed=True)
-        raise_error_in_200(found)
-        if not isinstance(found.get("choices" if self._call.endpoint == "chat" else "data"), list):
+        if "error" in found or found.get("object") == "error":
+            raise_error_in_200(found)
+        if not isinstance(found.get("choices" if chat else "data"), list):
             raise UpstreamUnavailable(kind="bad_answer", executed=True)
         if self._keeper is not None:
             self._keeper.answer(found)
-        return body, self.read_usage(self.usage_member(found))
+        return body, self.read_usage(found.get("usage") or self.usage_member(found))
 
     def estimate(self) -> Usage:
         """What a whole answer without usage is billed as: its output nobody can count."""
@@ -80,8 +82,9 @@ class Answers:
 
     def read_usage(self, usage: object) -> Usage | None:
         """The usage that such an object tells, None where it can't be billed."""
-        apart = self._facts.reasoning_apart and _sums_apart(usage)
-        return read_usage(usage, reasoning_apart=apart)
+        if self._facts.reasoning_apart:
+            return read_usage(usage, reasoning_apart=_sums_apart(usage))
+        return read_usage(usage)
 
     def _encoded(self, body: bytes) -> bytes:
         """The vectors as the client asked for them, whatever the upstream made of that."""

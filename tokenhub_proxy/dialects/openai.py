@@ -43,10 +43,10 @@ class OpenAI:
         self._known: dict[int, _Known] = {}
 
     def request(self, call: Call, asking: Asking) -> Outgoing:
-        upstream = asking.target.upstream
-        known = self._of(asking.target)
+        target, credential, _, output_max, _ = asking
+        known = self._of(target)
         facts = known.facts
-        body: dict[str, Any] = {**call.body, "model": asking.target.model}
+        body: dict[str, Any] = {**call.body, "model": target.model}
         dropped: tuple[str, ...] = ()
         if facts is not PLAIN:
             losses = Losses(call)
@@ -56,16 +56,17 @@ class OpenAI:
             dropped = losses.names()
         if call.endpoint == "embeddings":
             _ask_for_vectors(body, facts)
-        elif asking.output_max is not None:
-            body[facts.limit or facts.limit_added] = asking.output_max
+        elif output_max is not None:
+            body[facts.limit or facts.limit_added] = output_max
         if call.stream and facts.stream_options:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         elif "stream_options" in body:
             del body["stream_options"]
-        headers = known.headers.get(asking.credential)
+        headers = known.headers.get(credential)
         if headers is None:
-            headers = known.headers[asking.credential] = self._headers(asking)
-        return Outgoing(upstream, self.path(call, asking), headers, orjson.dumps(body), "POST", dropped)
+            headers = known.headers[credential] = self._headers(asking)
+        path = self.path(call, asking)
+        return Outgoing(target.upstream, path, headers, orjson.dumps(body), "POST", dropped)
 
     def reply(self, call: Call, asking: Asking, status: int, headers: Mapping[str, str]) -> Reply:
         target = asking.target

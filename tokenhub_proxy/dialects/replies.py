@@ -102,14 +102,10 @@ class Whole:
     Where it knows no usage it gives an estimate, or None and leaves that to `estimate`.
     """
 
-    status = 200
-    usage = _NO_USAGE
-    finished = False
-    begun = False
-    done = False
-    progress = 0  # how often something was read
-    between_events = False
-    _body = b""
+    __slots__ = (
+        "_body", "_bytes_left", "_estimate", "_pieces", "_understand", "begun", "between_events", "done",
+        "finished", "headers", "notes", "progress", "status", "usage",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -117,8 +113,13 @@ class Whole:
         estimate: Callable[[], Usage] = Usage,
         bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
-        self.headers = dict(JSON_HEADERS)
+        self.status = 200
+        self.headers = JSON_HEADERS.copy()
         self.notes: dict[str, object] = {}
+        self.usage = _NO_USAGE
+        self.finished = self.begun = self.done = self.between_events = False
+        self.progress = 0  # how often something was read
+        self._body = b""
         self._understand = understand
         self._estimate = estimate
         self._bytes_left = bytes_max
@@ -126,18 +127,19 @@ class Whole:
 
     def feed(self, data: bytes) -> bytes:
         if data:
-            self._bytes_left -= len(data)
-            if self._bytes_left < 0:
+            self._bytes_left = left = self._bytes_left - len(data)
+            if left < 0:
                 raise UpstreamUnavailable(kind="too_large", executed=True)
             self._pieces.append(data)
             if not data.isspace():  # blank lines, which keep a waiting client's connection
                 self.progress += 1
             return b""
-        received = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        self._body, usage = self._understand(received)
-        self.usage = self._estimate() if usage is None else usage
-        if not self.usage.reported:
+        pieces = self._pieces
+        received = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._body, found = self._understand(received)
+        self.usage = usage = self._estimate() if found is None else found
+        if not usage.reported:
             self.notes["usage"] = "missing"
         self.finished = True
         return b""

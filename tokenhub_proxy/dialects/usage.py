@@ -26,18 +26,21 @@ def read_usage(usage: object, *, reasoning_apart: bool = False) -> Usage | None:
     """
     if not isinstance(usage, dict):
         return None
-    prompt, output = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens", 0))
-    if prompt is None or output is None:
+    prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
+    # What `count` says, twice: every call is asked.
+    if type(prompt) is not int or type(output) is not int:
+        return None
+    if not (0 <= prompt <= TOKENS_MAX and 0 <= output <= TOKENS_MAX):
         return None
     cached: Any = 0
     written: Any = 0
     reasoning: Any = 0
     details = usage.get("prompt_tokens_details")
-    if isinstance(details, dict):
+    if details is not None and isinstance(details, dict):
         cached, written = details.get("cached_tokens") or 0, details.get("cache_write_tokens") or 0
     cached = cached or usage.get("prompt_cache_hit_tokens") or 0
     details = usage.get("completion_tokens_details")
-    if isinstance(details, dict):
+    if details is not None and isinstance(details, dict):
         reasoning = details.get("reasoning_tokens") or 0
     if not (cached or written or reasoning or reasoning_apart):
         return Usage(prompt, 0, 0, output, 0, True)

@@ -332,12 +332,12 @@ class holding:  # noqa: N801 - a block, read as a verb: `async with holding(…)
             raise
         return self._hold
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    ) -> Awaitable[None]:
         if self._hold.ending is None:
             self._release(type(error).__name__ if error is not None else "nothing produced")
-        await self._ledger.finish(self._hold)
+        return self._ledger.finish(self._hold)
 
     def _release(self, reason: str) -> None:
         self._hold.end(Ending(status="released", at=self._clock(), reason=reason))

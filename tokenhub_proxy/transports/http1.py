@@ -11,13 +11,16 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from tokenhub_proxy.errors import UpstreamUnavailable
 from tokenhub_proxy.outbox import Outbox
 from tokenhub_proxy.transports import chunks
+from tokenhub_proxy.transports.fields import (
+    HEAD_BYTES_MAX,
+    HEADER_BYTES_MAX,
+    HEADERS_MAX,
+    KNOWN,
+    lower,
+    too_big,
+)
 from tokenhub_proxy.wire import Sink
 
-# The limits that aiohttp has, so that no upstream's answer depends on which of us reads it.
-HEADERS_MAX = 128
-HEADER_BYTES_MAX = 8190
-# A head in all; also what chunk sizes and trailers may take between two pieces of a body.
-HEAD_BYTES_MAX = 64 * 1024
 # What waits here for the first `pump`: the answer began while the caller was still deciding.
 # One read more may come on top.
 BUFFER_BYTES_MAX = 256 * 1024
@@ -50,6 +53,7 @@ class Connection(asyncio.BufferedProtocol):
         "_held",
         "_interim",
         "_keep",
+        "_new_waiter",
         "_on_lost",
         "_outbox",
         "_overhead",
@@ -83,26 +87,22 @@ class Connection(asyncio.BufferedProtocol):
         self._on_lost = on_lost
         self.lost: asyncio.Future[None] = loop.create_future()
         self._waiter: asyncio.Future[None] | None = None
-        self._parser: HttpResponseParser | None = None  # None: no exchange, nobody may speak
+        self._new_waiter = loop.create_future
+        # Kept from one exchange to the next; None before the first, and after one that ended badly.
+        self._parser: HttpResponseParser | None = None
         self.reused = False
         self.idle_since_s = 0.0
         self.reading = True
         # The parser hands body bytes straight to this list: C calls C, no frame for each piece.
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append
+        self._raw_headers: dict[bytes, bytes] = {}  # the parser writes there itself, too
+        self.on_header = self._raw_headers.__setitem__
         self._buffer: list[bytes] = []
-        self._reset()
-
-    def _reset(self) -> None:
         self.status = 0
         self.headers: Mapping[str, str] = {}
-        self.head_done = False
-        self.complete = False
         self.failure: Exception | None = None
-        # Something has come since `silent_s` was asked; noting when would cost a look at the clock.
-        self.heard = True
         self._heard_s = 0.0
-        self._chunked = False
         self._at_chunk = False  # the parser waits for the size of a chunk, as far as we know
         self._sink: Sink | None = None
         self._paused = False  # by the client, who can't keep up
@@ -112,13 +112,19 @@ class Connection(asyncio.BufferedProtocol):
         self._keep = False
         self._surplus = False
         self._fault = "protocol"  # what a parser error means; the head's limits set it to "headers"
-        self._overhead = 0
         self._body_end = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        """What one exchange that ended well leaves behind for the next; one that did not is the last."""
+        self.head_done = False
+        self.complete = False
+        # Something has come since `silent_s` was asked; noting when would cost a look at the clock.
+        self.heard = True
+        self._chunked = False
+        self._overhead = 0
         self._buffered = 0
-        self._raw_headers: dict[bytes, bytes] = {}  # the parser writes there itself, too
-        self.on_header = self._raw_headers.__setitem__
-        self._buffer.clear()
-        self._pieces.clear()
+        self._raw_headers.clear()
 
     # The exchange, in the order of its calls
 
@@ -138,18 +144,19 @@ class Connection(asyncio.BufferedProtocol):
     def begin(self, head: bytes, body: bytes) -> asyncio.Future[None]:
         """Write a request. What it returns is done when the answer's head is there, or a failure."""
         self._reset()
-        waiter = self._change()
+        self._waiter = waiter = self._new_waiter()
         if self._transport.is_closing():  # it died in the moment between two callbacks
             self._break(UpstreamUnavailable(kind="disconnected"))
             return waiter
-        self._parser = HttpResponseParser(self)  # a new one: nothing is left of the last answer
+        if self._parser is None:
+            self._parser = HttpResponseParser(self)
         self._outbox.write(self._transport, head, body)
         return waiter
 
     async def pump(self, sink: Sink) -> bool:
         """What `wire.Incoming.pump` promises."""
         if self._buffer:
-            data = b"".join(self._buffer)
+            data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
             self._buffer.clear()
             self._buffered = 0
             self._push(sink, data)
@@ -158,8 +165,9 @@ class Connection(asyncio.BufferedProtocol):
         if not (self._held or self.complete or self.failure):
             self._sink = sink
             self._regulate()
+            self._waiter = waiter = self._new_waiter()
             try:
-                await self._change()
+                await waiter
             finally:
                 self._sink = None
         if self._held:  # said before whatever came after it
@@ -199,14 +207,15 @@ class Connection(asyncio.BufferedProtocol):
             # The upstream answered without reading all of the request.
             and transport.get_write_buffer_size() == 0
         )
-        self._parser = None
         self._buffer.clear()
-        self.failure = None  # its traceback holds this connection
         if clean:
             self._paused = self._held = False
-            self._regulate()
+            if not self.reading:
+                self._regulate()
             self.reused = True
         else:
+            self._parser = None
+            self.failure = None  # its traceback holds this connection
             self.close()
         return clean
 
@@ -304,28 +313,33 @@ class Connection(asyncio.BufferedProtocol):
     def on_headers_complete(self) -> None:
         if self.complete:
             return
-        assert self._parser is not None
-        status, raw = self._parser.get_status_code(), self._raw_headers  # trailers go there later, unread
-        if 100 <= status < 200 and status != 101:
+        parser, raw = self._parser, self._raw_headers  # trailers go there later, unread
+        assert parser is not None
+        status: int = parser.get_status_code()
+        if not 200 <= status < 600:
+            if not 100 <= status < 200 or status == 101:
+                raise HttpParserError("not an answer to what was asked")
             self._interim = True
             raw.clear()
             return
-        if not 200 <= status < 600:
-            raise HttpParserError("not an answer to what was asked")
         # Where all that came is no longer than one header may be, none is too long.
-        if len(raw) > HEADERS_MAX or (self._overhead > HEADER_BYTES_MAX and _oversized(raw)):
+        if len(raw) > HEADERS_MAX or (self._overhead > HEADER_BYTES_MAX and too_big(raw)):
             self._fault = "headers"
             raise HttpParserError("too long a head")
-        headers = {name.lower().decode(): value.decode("latin-1") for name, value in raw.items()}
+        headers = {}
+        for name, value in raw.items():
+            headers[KNOWN.get(name) or lower(name)] = value.decode("latin-1")
         coding = headers.get("transfer-encoding")
-        if coding is not None and coding.strip().lower() != "chunked":
+        if coding is None:
+            self._until_eof = "content-length" not in headers and status not in (204, 304)
+        elif coding.strip().lower() == "chunked":
+            self._until_eof, self._chunked = False, True
+        else:
             raise HttpParserError("a transfer coding that was not offered")
-        self._until_eof = coding is None and "content-length" not in headers and status not in (204, 304)
         self.status = status
         self.headers = headers
         self.head_done = True
         self._overhead = 0
-        self._chunked = coding is not None
         self.heard = True
         self._wake()
 
@@ -380,17 +394,7 @@ class Connection(asyncio.BufferedProtocol):
         self.close()
         self._wake()
 
-    def _change(self) -> asyncio.Future[None]:
-        """A future for the next wake-up."""
-        self._waiter = waiter = self.lost.get_loop().create_future()
-        return waiter
-
     def _wake(self) -> None:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-
-
-def _oversized(raw: Mapping[bytes, bytes]) -> bool:
-    sizes = [len(name) + len(value) + 4 for name, value in raw.items()]  # with ": " and the line's end
-    return max(sizes, default=0) > HEADER_BYTES_MAX or sum(sizes) > HEAD_BYTES_MAX

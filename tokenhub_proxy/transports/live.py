@@ -84,10 +84,8 @@ class Live:
             await asyncio.wait(closing, timeout=_CLOSE_S)
 
     def _pool(self, upstream: Upstream) -> Pool:
-        """The pool of this row; a row that a reload moved elsewhere gets a new one."""
+        """A pool for this new row; one that a reload moved elsewhere gets another."""
         pool = self._pools.get(upstream.name)
-        if pool is not None and pool.upstream is upstream:
-            return pool
         origin = Origin.of(upstream)
         if pool is None or pool.origin != origin:
             if pool is not None:
@@ -101,13 +99,11 @@ class Live:
             self._shared = Outbox(asyncio.get_running_loop().call_soon)
         return self._shared
 
-    def _watch(self, incoming: LiveIncoming) -> None:
-        self._in_flight.add(incoming)
-        if not self._sweeping:
-            self._sweeping = True
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+    def _begin_sweeping(self) -> None:
+        self._sweeping = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
         now_s = self._clock()
@@ -162,10 +158,13 @@ class LiveIncoming:
         self.headers: Mapping[str, str] = {}
 
     async def __aenter__(self) -> LiveIncoming:
-        live = self._live
-        outgoing = self._outgoing
+        live, outgoing = self._live, self._outgoing
         assert outgoing is not None, "entered once"
-        self._pool = pool = live._pool(outgoing.upstream)
+        upstream = outgoing.upstream
+        pool = live._pools.get(upstream.name)
+        if pool is None or pool.upstream is not upstream:
+            pool = live._pool(upstream)
+        self._pool = pool
         head = pool.heads.of(outgoing)
         self._started_s = self._sent_s = live._clock()
         connection = pool.pop()
@@ -173,7 +172,9 @@ class LiveIncoming:
             connection = await pool.open()
             self._sent_s = live._clock()
         self._connection = connection
-        live._watch(self)
+        live._in_flight.add(self)
+        if not live._sweeping:
+            live._begin_sweeping()
         try:
             await connection.begin(head, outgoing.body)
             if not connection.head_done:

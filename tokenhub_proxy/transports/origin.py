@@ -94,15 +94,16 @@ class Heads:
         Raises UpstreamUnavailable (kind `request_head`) where a header or the path holds what may
         not stand in a head: a line break in a credential would be a second request.
         """
-        key = (outgoing.method, outgoing.path, outgoing.headers)
+        _, path, headers, body, method, _, _ = outgoing
+        key = (method, path, headers)
         start = self._kept.get(key)
         if start is None:
             start = self._start(outgoing)
             if len(self._kept) >= _HEADS_MAX:  # signed requests never repeat their headers
                 self._kept.clear()
             self._kept[key] = start
-        if outgoing.body or outgoing.method != "GET":
-            return b"%bContent-Length: %d\r\n\r\n" % (start, len(outgoing.body))
+        if body or method != "GET":
+            return b"%bContent-Length: %d\r\n\r\n" % (start, len(body))
         return start + b"\r\n"
 
     def _start(self, outgoing: Outgoing) -> bytes:

@@ -99,8 +99,9 @@ class Pool:
 
     def release(self, connection: Connection | None) -> None:
         """Give a place back, with the connection in it that may serve on, or empty."""
-        while self._waiters:
-            waiter = self._waiters.popleft()
+        waiters = self._waiters
+        while waiters:
+            waiter = waiters.popleft()
             if not waiter.done():
                 waiter.set_result(connection)  # the place goes with it
                 return
