@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
 from tokenhub_proxy.keys import Key
-from tokenhub_proxy.ledger import Ending, Hold
+from tokenhub_proxy.ledger import Ending, Hold, Status
 from tokenhub_proxy.prices import Usage
 
 # What the log says of a client that left, as nginx does; nobody was there to be told a status.
@@ -59,7 +59,8 @@ class Exchange:
         """The HTTP status for the log, the metrics and the books."""
         if self.gone:
             return CLIENT_GONE
-        return self.status or (self.error.http_status if self.error is not None else 0)
+        status, error = self.status, self.error
+        return status if status or error is None else error.http_status
 
     @property
     def charge(self) -> int:
@@ -95,14 +96,10 @@ class Exchange:
         """The ending of the hold: settled where something was produced, else released."""
         error, first_byte_s = self.error, self.first_byte_s
         reason = self.gone or (error.reason or error.code if error is not None else "")
+        status: Status = "settled" if produced else "released"
+        cost, usage = (self.cost, self.usage) if produced else (0, _NOTHING)
+        first_byte_ms = None if first_byte_s is None else round((first_byte_s - self.started_s) * 1000)
+        attempts = tuple(self.attempts)
         return Ending(
-            "settled" if produced else "released",
-            now,
-            self.cost if produced else 0,
-            self.usage if produced else _NOTHING,
-            self.upstream,
-            reason,
-            self.told_status,
-            None if first_byte_s is None else round((first_byte_s - self.started_s) * 1000),
-            tuple(self.attempts),
+            status, now, cost, usage, self.upstream, reason, self.told_status, first_byte_ms, attempts
         )

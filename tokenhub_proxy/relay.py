@@ -150,7 +150,7 @@ class Relay:
         with self.limits.admit(key.id, key.scope, tokens, exchange.started_s) as admission:
             self.fallback.check(route)
             hold, output_max = self._hold(exchange, key, call, route, idempotency)
-            reply: Reply | None = None
+            answer: Answer | None = None
             async with holding(self.ledger, hold, self.clock):
                 try:
                     async with await self.fallback.open(
@@ -162,11 +162,12 @@ class Relay:
                         if answer.opening:
                             client.write(answer.opening)
                             answer.opening = b""
-                        await self._forward(exchange, client, answer)
+                        if not answer.ended:
+                            await self._forward(exchange, client, answer)
                 finally:
                     self.in_flight[exchange] = None
                     self.watch.end(exchange)
-                    self._account(exchange, client, reply, route, hold)
+                    self._account(exchange, client, answer, route, hold)
                     admission.used(exchange.usage.total, self.monotonic())
             if not client.begun:
                 head.append(f"x-tokenhub-cost-usd: {format_usd(exchange.charge)}")
@@ -277,35 +278,33 @@ class Relay:
     async def _forward(self, exchange: Exchange, client: Client, answer: Answer) -> None:
         """All but the ending, from the upstream's reads straight to the client's socket."""
         reply, incoming = answer.reply, answer.incoming
+        client.source = self.in_flight[exchange] = incoming
+        self.watch.follow(exchange, client, self.serving.keep_alive_s)
         try:
-            if not answer.ended:
-                client.source = self.in_flight[exchange] = incoming
-                self.watch.follow(exchange, client, self.serving.keep_alive_s)
-                if reply.done:
-                    incoming.linger(LINGER_S)
-                if await incoming.pump(forwarding(reply, client, incoming)) and not reply.done:
-                    client.write(reply.feed(b""))
+            if reply.done:
+                incoming.linger(LINGER_S)
+            if await incoming.pump(forwarding(reply, client, incoming)) and not reply.done:
+                client.write(reply.feed(b""))
         except ProxyError as error:
             exchange.error = error  # it is told in the stream, after the books
         finally:
             client.source = None
-            notes = incoming.notes
-            if notes:
-                exchange.notes.update(notes)
-        if reply.finished:
-            exchange.error = None  # whatever broke after the model had finished
-        elif exchange.error is None:
-            exchange.error = UpstreamUnavailable(
-                "The upstream ended its answer too early.", kind="no_finish", executed=True
-            )
 
     def _account(
-        self, exchange: Exchange, client: Client, reply: Reply | None, route: Route, hold: Hold
+        self, exchange: Exchange, client: Client, answer: Answer | None, route: Route, hold: Hold
     ) -> None:
         """Note how the hold ends: by what was produced, however we got here."""
-        error = sys.exc_info()[1]
+        error, reply = sys.exc_info()[1], None
+        if answer is not None:
+            reply = answer.reply
+            exchange.notes.update(answer.incoming.notes)
         if error is None:
-            pass
+            if reply is not None and reply.finished:
+                exchange.error = None  # whatever broke after the model had finished
+            elif exchange.error is None:
+                exchange.error = UpstreamUnavailable(
+                    "The upstream ended its answer too early.", kind="no_finish", executed=True
+                )
         elif isinstance(error, ProxyError):
             exchange.error = error
         elif isinstance(error, asyncio.CancelledError) and not isinstance(exchange.error, ShuttingDown):
@@ -317,8 +316,7 @@ class Relay:
             exchange.usage = reply.usage
             exchange.cost = route.price.cost(exchange.usage)
             exchange.status = reply.status
-            if reply.notes:
-                exchange.notes.update(reply.notes)
+            exchange.notes.update(reply.notes)
         hold.end(exchange.ending(produced, self.clock()))
 
     async def _break_off(self, exchange: Exchange, client: Client, reply: Reply, error: ProxyError) -> None:
