@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenhub_proxy.connection import HttpClient
 from tokenhub_proxy.outbox import Outbox
 
 
@@ -78,3 +81,36 @@ def test_every_wire_gets_all_its_bytes_in_their_order(steps: list[int | str]) ->
             outbox.write(wires[int(step)], b"", sent[int(step)][-1])
     turns.turn()
     assert [wire.got for wire in wires] == sent
+
+
+def client(wire: Wire, outbox: Outbox) -> HttpClient:
+    """A client on this wire, whose answer is a stream."""
+    socket: Any = SimpleNamespace(
+        transport=wire,
+        peer="",
+        retiring=False,
+        writing_paused=False,
+        flush=outbox.flush,
+        send=lambda head, body: outbox.write(wire, head, body),
+    )
+    found = HttpClient(socket, "POST", "/", {}, (), 0, keep_alive=True)  # type: ignore[arg-type]
+    found.begin(200, [])
+    return found
+
+
+async def test_chunks_of_many_streams_go_out_together_and_each_in_its_order() -> None:
+    turns, wires = Turns(), [Wire() for _ in range(3)]
+    outbox = Outbox(turns.soon)
+    clients = [client(wire, outbox) for wire in wires]
+    for one in clients:
+        one.write(b"first")  # with the head
+    turns.turn()
+    told = [len(wire.got) for wire in wires]
+    for one in clients:
+        one.write(b"second")
+    assert [len(wire.got) for wire in wires] == [told[0] + 1, *told[1:]]
+    for one in clients:
+        await one.end(b"third")
+    turns.turn()
+    for wire in wires:
+        assert b"".join(wire.got).endswith(b"5\r\nfirst\r\n6\r\nsecond\r\n5\r\nthird\r\n0\r\n\r\n")

@@ -199,11 +199,10 @@ class HttpClient:
         framed = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
         if not self.begun:
             self.begun = True
-            self.socket.flush()
             self.keep_alive = self.keep_alive and self._chunked
             framed = self._encoded("transfer-encoding: chunked" if self._chunked else "") + framed
         self.bytes_out += len(data)
-        transport.write(framed)
+        self.socket.send(framed, b"")
 
     async def end(self, data: bytes) -> None:
         transport = self.socket.transport
@@ -213,7 +212,7 @@ class HttpClient:
             if self._chunked:
                 self.bytes_out += len(data)
                 last = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-                transport.write(last + b"0\r\n\r\n")
+                self.socket.send(last + b"0\r\n\r\n", b"")
             else:
                 self.write(data)
         else:

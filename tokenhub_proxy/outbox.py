@@ -32,7 +32,8 @@ class Outbox:
 
     A write wakes whoever reads at the other end, and waking a sleeper costs more than all else
     that the kernel does for it. Writes that follow each other closely find the reader awake: with
-    32 calls at a time that is a tenth of a call's CPU. Who is alone waits for nothing.
+    32 calls at a time that is a tenth of a call's CPU, and a twentieth of a chunk's with 500 streams.
+    Who is alone waits for nothing.
     """
 
     __slots__ = ("_soon", "_turn", "_waiting")
@@ -41,7 +42,7 @@ class Outbox:
         """`soon` calls a function at the loop's next turn."""
         self._soon = soon
         self._turn = False  # something was written in this turn
-        # At most one write for each call under way: what follows waits for an answer to it.
+        # For each call under way what one read of its upstream has brought, or one message.
         self._waiting: list[tuple[Written, bytes, bytes]] = []
 
     def write(self, transport: Written, head: bytes, body: bytes) -> None:
