@@ -385,9 +385,11 @@ def answer_head(
     exchange: Exchange, admission: Admission, answer: Answer, output_max: int | None
 ) -> list[str]:
     """The head of a good answer: ours, the key's standing, and what crosses from the upstream."""
-    lines = [f"{name}: {value}" for name, value in answer.reply.headers.items()]
-    lines += (f"x-request-id: {exchange.id}", *admission.lines())
-    lines += map(": ".join, crossing(answer.incoming.headers))
+    lines = [f"x-request-id: {exchange.id}", *admission.lines()]
+    for name, value in answer.reply.headers.items():
+        lines.append(f"{name}: {value}")
+    for name, value in crossing(answer.incoming.headers):
+        lines.append(f"{name}: {value}")
     if answer.dropped:
         lines.append(f"x-tokenhub-dropped: {', '.join(answer.dropped)}")
     if output_max is not None:

@@ -16,6 +16,7 @@ class RequestIds:
         """`random_bytes(count)` gives so many."""
         self._random_bytes = random_bytes
         self._ready: list[str] = []
+        self._millisecond, self._begin = -1, ""  # of the last id
 
     def __call__(self, now: float) -> str:
         """A new id, for a request that came at this time (seconds since 1970)."""
@@ -25,4 +26,7 @@ class RequestIds:
             self._ready = [
                 digits[at : at + 2 * RANDOM_BYTES] for at in range(0, len(digits), 2 * RANDOM_BYTES)
             ]
-        return f"req_{int(now * 1000):012x}{self._ready.pop()}"
+        millisecond = int(now * 1000)
+        if millisecond != self._millisecond:
+            self._millisecond, self._begin = millisecond, f"req_{millisecond:012x}"
+        return self._begin + self._ready.pop()

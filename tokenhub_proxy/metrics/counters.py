@@ -55,8 +55,8 @@ class Counters:
         where = (hold.model if hold is not None else "", exchange.upstream)
         place = self.places.get(where) or self._place(where)
         code = "client_gone" if exchange.gone else error.code if error is not None else ""
-        ending = (exchange.told_status, code, exchange.billing)
-        place.endings[ending] = place.endings.get(ending, 0) + 1
+        ending, endings = (exchange.told_status, code, exchange.billing), place.endings
+        endings[ending] = endings.get(ending, 0) + 1
         place.duration.observe(exchange.ended_s - exchange.started_s)
         if hold is None:
             return
@@ -73,10 +73,10 @@ class Counters:
             charge = exchange.charge
             place.spend += charge
             place.writeoff += cost - charge
-        attempts = exchange.attempts
+        attempts, counted = exchange.attempts, self.attempts
         for attempt in attempts:
-            if attempt in self.attempts:
-                self.attempts[attempt] += 1
+            if attempt in counted:
+                counted[attempt] += 1
             else:
                 self._attempted(attempt)
         if len(attempts) > 1:
