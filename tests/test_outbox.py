@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenhub_proxy.connection import HttpClient
+from tokenhub_proxy.connection import EVENT_BYTES_MAX, HttpClient
 from tokenhub_proxy.outbox import Outbox
 
 
@@ -114,3 +114,14 @@ async def test_chunks_of_many_streams_go_out_together_and_each_in_its_order() ->
     turns.turn()
     for wire in wires:
         assert b"".join(wire.got).endswith(b"5\r\nfirst\r\n6\r\nsecond\r\n5\r\nthird\r\n0\r\n\r\n")
+
+
+def test_a_large_piece_of_a_stream_waits_for_nothing_and_follows_what_waits() -> None:
+    turns, wire, other = Turns(), Wire(), Wire()
+    outbox = Outbox(turns.soon)
+    one, large = client(wire, outbox), bytes(EVENT_BYTES_MAX)
+    client(other, outbox).write(b"elsewhere")
+    one.write(b"first")
+    assert not wire.got
+    one.write(large)
+    assert b"".join(wire.got).endswith(b"5\r\nfirst\r\n1000\r\n" + large + b"\r\n")

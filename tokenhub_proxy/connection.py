@@ -25,6 +25,10 @@ BODY_S = 30.0
 # And beyond that as long as it keeps this pace: 32 MiB in half an hour is a slow line, not an attack.
 BODY_BYTES_PER_S = 16 * 2**10
 
+# Up to here a piece of a stream is an event, which can wait for the end of the loop's turn. What is larger
+# comes of a stream at full speed, whose client may be slow: written now, it stops the upstream's reading.
+EVENT_BYTES_MAX = 4 * 2**10
+
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
@@ -202,7 +206,11 @@ class HttpClient:
             self.keep_alive = self.keep_alive and self._chunked
             framed = self._encoded("transfer-encoding: chunked" if self._chunked else "") + framed
         self.bytes_out += len(data)
-        self.socket.send(framed, b"")
+        if len(framed) <= EVENT_BYTES_MAX:
+            self.socket.send(framed, b"")
+        else:
+            self.socket.flush()
+            transport.write(framed)
 
     async def end(self, data: bytes) -> None:
         transport = self.socket.transport
