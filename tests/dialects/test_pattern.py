@@ -60,6 +60,7 @@ def told(reads: list[bytes], compare: bool) -> tuple[Any, ...]:
 @given(st.lists(st.lists(events, min_size=1, max_size=4).map(b"".join), max_size=8))
 @example([event({"content": "a"}), event({"content": "b"}), event({"content": "error"}, "stop")])
 @example([event({"content": "a"}) * 2, event({"content": "b"}) * 3])
+@example([event({"content": ""}), b"\n\n"])
 def test_events_that_are_compared_are_what_they_are_when_looked_into(reads: list[bytes]) -> None:
     assert told(reads, compare=True) == told(reads, compare=False)
 

@@ -15,8 +15,8 @@ class Pattern:
         """`event` is one line of data and its blank line; without a text in it nothing matches."""
         before, key, after = event.partition(_KEY)
         _, quote, rest = after.partition(b'"')
-        # No event begins with a newline.
-        self._begin, self._end = (before + key, quote + rest) if quote else (b"\n", b"\n")
+        # Nothing with a carriage return in it is taken.
+        self._begin, self._end = (before + key, quote + rest) if quote else (b"\r", b"\r")
         self._between = self._end + self._begin
         self._quotes = self._between.count(b'"')
 
