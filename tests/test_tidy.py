@@ -82,6 +82,7 @@ FLOORS: dict[str, int] = {
     "watch": 2,
     # HTTP, and the operator's verbs
     "admin": 3,
+    "aiohttp_client": 3,
     "aiohttp_server": 3,
     "arguments": 3,
     "connection": 3,

@@ -6,21 +6,18 @@ Importing it takes as long as the rest of the start, so that is done when the fi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import http_parser, web
 from aiohttp.web_protocol import _ErrInfo
 
 from tokenhub_proxy import sockets
-from tokenhub_proxy.connection import BadBody, HttpClient, answer_error
+from tokenhub_proxy.aiohttp_client import AiohttpClient
+from tokenhub_proxy.connection import HttpClient, answer_error
 from tokenhub_proxy.errors import InvalidRequest, ProxyError
 from tokenhub_proxy.front import ParserMissing
 from tokenhub_proxy.sockets import Socket
-from tokenhub_proxy.wire import SPECIAL_HEADERS, RequestHeaders
-
-SPOKEN = ((1, 0), (1, 1))
-CREDENTIAL_PARAMETERS = frozenset({"api_key", "api-key", "key", "access_token"})
 
 
 class Connection(web.RequestHandler):
@@ -149,76 +146,6 @@ class Refused(Written):
         client.leave()
 
 
-class AiohttpClient(HttpClient):
-    """One request that aiohttp has parsed, and its answer. Raises ConnectionResetError if it has left."""
-
-    __slots__ = ("_request",)
-
-    def __init__(self, request: web.BaseRequest) -> None:
-        if request.transport is None:
-            raise ConnectionResetError
-        connection = request.protocol
-        assert isinstance(connection, Connection)
-        path, _, query = request.raw_path.partition("?")
-        super().__init__(
-            connection.socket,
-            request.method,
-            path,
-            cast(RequestHeaders, request.headers),
-            SPECIAL_HEADERS.intersection(name.lower() for name in request.headers),
-            request.content_length,
-            # aiohttp's parser drops what came in one packet with a request to upgrade, and would take up
-            # whatever follows that, wherever in a request it begins: nothing may follow.
-            keep_alive=request.keep_alive and "Upgrade" not in request.headers,
-            chunked=request.version >= (1, 1),
-            query_credentials=_query_credentials(query),
-        )
-        self.query = query
-        self._request = request
-
-    def check(self) -> None:
-        """Refuse what two readers could take for two things; after that, nothing more is read.
-
-        Raises InvalidRequest.
-        """
-        request = self._request
-        self.keep_alive, keep_alive = False, self.keep_alive
-        if request.version not in SPOKEN:
-            raise InvalidRequest("Only HTTP/1.0 and HTTP/1.1 are spoken here.", status=505, reason="version")
-        if request.version < (1, 1) and "Transfer-Encoding" in request.headers:
-            raise InvalidRequest("HTTP/1.0 has no transfer codings.", reason="bad_http")
-        if not request.raw_path.startswith("/") or request.method == "CONNECT":
-            raise InvalidRequest("The request target must be a path.", reason="bad_target")
-        self.keep_alive = keep_alive
-
-    def _whole(self, bytes_max: int) -> bytes | None:
-        content = self._request.content
-        if not content.is_eof() or content.total_bytes > bytes_max:
-            return None
-        try:
-            return content.read_nowait(-1)
-        except web.RequestPayloadError:
-            raise BadBody from None
-
-    async def _piece(self) -> bytes:
-        try:
-            return await self._request.content.readany()
-        except web.RequestPayloadError:
-            raise BadBody from None
-
-    def written(self) -> Written:
-        """What aiohttp's loop is told about this answer."""
-        self.leave()
-        return Written(self.keep_alive and not self.socket.retiring)
-
-
-def _query_credentials(query: str) -> Sequence[str]:
-    if not query:
-        return ()
-    names = {pair.partition("=")[0] for pair in query.split("&")}
-    return tuple(names & CREDENTIAL_PARAMETERS)
-
-
 class Server(web.Server):
     """aiohttp's low-level server, with our connections and no router of its own.
 
@@ -243,7 +170,8 @@ class Server(web.Server):
         cast(Connection, request.protocol).served = True
         client = AiohttpClient(request)
         await self._serve(client)
-        return client.written()
+        client.leave()
+        return Written(client.keep_alive and not client.socket.retiring)
 
     def __call__(self) -> Connection:
         connection = Connection(self, loop=self._loop, **self._kwargs)

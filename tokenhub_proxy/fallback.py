@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -167,6 +166,7 @@ class Fallback:
         try:
             connection = self._transport(target, call).send(outgoing)
             incoming = await connection.__aenter__()
+            failure: BaseException | None = None
             try:
                 status, headers = incoming.status, incoming.headers
                 reply = dialect.reply(call, asking, status, headers)
@@ -177,9 +177,13 @@ class Fallback:
                 answer.ended = await incoming.pump(answer.take)
                 if answer.ended:
                     answer.take(b"")
-            except BaseException:
-                await connection.__aexit__(*sys.exc_info())
-                raise
+            except BaseException as error:
+                failure = error
+            if (
+                failure is not None
+            ):  # what is being handled is not kept across an await where this is compiled
+                await connection.__aexit__(type(failure), failure, failure.__traceback__)
+                raise failure
         except UpstreamUnavailable:
             raise
         except ProxyError:

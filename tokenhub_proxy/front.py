@@ -38,15 +38,13 @@ class FrontClient(HttpClient):
 
     __slots__ = ()
 
-    socket: FrontConnection
-
     def _whole(self, bytes_max: int) -> bytes | None:
         # That it fits was seen by its declared length.
-        socket = self.socket
+        socket = cast("FrontConnection", self.socket)
         return None if socket.missing else socket.taken()
 
     async def _piece(self) -> bytes:
-        return await self.socket.piece()
+        return await cast("FrontConnection", self.socket).piece()
 
 
 class FrontConnection(Socket, asyncio.Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -65,7 +65,10 @@ class Head:
         if self._around is None:
             return None
         before, behind = self._around
-        digits = head[len(before) : -len(behind)]
+        start, end = len(before), len(head) - len(behind)
+        if end <= start:
+            return None
+        digits = head[start:end]
         if not (digits.isdigit() and head.startswith(before) and head.endswith(behind)):
             return None
         if digits == self._fields[b"content-length"]:
@@ -93,6 +96,8 @@ class _Fields:
 
     __slots__ = ("on_header",)
 
+    on_header: Callable[[bytes, bytes], None]
+
 
 def begins(data: bytes, lines: Iterable[bytes]) -> bool:
     """True when these first bytes of a request can become a head that `read` takes."""
@@ -117,7 +122,7 @@ def read(head: bytes, lines: Container[bytes]) -> Head | None:
         return None
     found: dict[bytes, bytes] = {}
     sink = _Fields()
-    sink.on_header = found.__setitem__  # type: ignore[attr-defined]
+    sink.on_header = found.__setitem__
     try:
         HttpRequestParser(sink).feed_data(head)
     except (HttpParserError, HttpParserUpgrade):

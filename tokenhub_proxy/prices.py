@@ -52,6 +52,9 @@ class Price:
     cache_write: int = 0
     output: int = 0
 
+    def __deepcopy__(self, memo: object) -> Price:
+        return self  # it never changes
+
     def cost(self, usage: Usage) -> int:
         """What a call costs in nanodollars, rounded up once."""
         whole = (

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import unquote
 
 import orjson
@@ -359,6 +359,6 @@ async def listen(
     # A burst of clients at once waits in the kernel rather than being refused.
     listener = await asyncio.get_running_loop().create_server(front, **where, backlog=2048)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        for each in listener.sockets:  # what they accept inherits it
+        for each in list(cast(Any, listener).sockets):  # what they accept inherits it
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
     return front, listener
