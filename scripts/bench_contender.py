@@ -1,11 +1,13 @@
-"""The proxy as one contender of a benchmark that starts servers from such a table.
+"""The proxy as contenders of a benchmark that starts servers from such a table.
 
 The driver puts its own values for @PORT@, @UP@ (the upstream's port), @DIR@ (a folder for this run)
-and @KEY@ (the client's key); it runs from this checkout or with the package installed.
+and @KEY@ (the client's key). `tokenhub` is what scripts/compile makes of this checkout, `tokenhub-source` the
+checkout as it lies; where nothing can be compiled both are the latter.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,18 +30,25 @@ CHAT = "  NAME: {targets: [{upstream: up}], price: {input: 0.01, output: 0.01}, 
 MODELS = ("fast", "burst", "paced-50-200", "paced-50-60", "paced-20-200")
 # What a credit needs the ledger for, so it is booked before the server owns it.
 COMMAND = (
-    f"export PYTHONPATH={ROOT}; proxy='{sys.executable} -m tokenhub_proxy'; "
+    f"export PYTHONPATH=@PACKAGE@; proxy='{sys.executable} -m tokenhub_proxy'; "
     "$proxy accounts credit main 1000000 --config @DIR@/config.yaml >/dev/null && "
     "exec $proxy serve --config @DIR@/config.yaml"
 )
+COMPILED = subprocess.run([str(ROOT / "scripts/compile")], check=False).returncode == 0
+# By name: the folder that the package is in, and what it is.
+FORMS = {
+    "tokenhub": (ROOT / "build/compiled", "compiled") if COMPILED else (ROOT, "not compiled"),
+    "tokenhub-source": (ROOT, "not compiled"),
+}
 CONTENDERS = {
-    "tokenhub": {
-        "argv": ["sh", "-c", COMMAND],
+    name: {
+        "argv": ["sh", "-c", COMMAND.replace("@PACKAGE@", str(package))],
         "files": {
             "config.yaml": CONFIG.replace("@CHAT@", "\n".join(CHAT.replace("NAME", m) for m in MODELS))
         },
         "headers": ["Authorization: Bearer sk-th-bench-key-0123456789"],
         "needs": [],
-        "note": "one process; durable holds and settlements, key, limits, metrics and log on",
-    },
+        "note": f"one process, {form}; durable holds and settlements, key, limits, metrics and log on",
+    }
+    for name, (package, form) in FORMS.items()
 }

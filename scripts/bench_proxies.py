@@ -191,9 +191,11 @@ def pinned(core: int, *command: str) -> list[str]:
 
 
 @contextmanager
-def running(core: int, command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    core: int, command: list[str], folder: Path, package: Path = ROOT
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process for the time of the block, its output in the folder."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(package)}
     with open(folder / "output", "ab") as output:
         process = subprocess.Popen(
             pinned(core, *command), stdout=output, stderr=output, cwd=folder, env=environment
@@ -232,6 +234,11 @@ def wait_for(port: int, process: subprocess.Popen[bytes], folder: Path) -> None:
         time.sleep(0.005)
 
 
+def package_of(contender: str) -> Path:
+    """Where a contender that is ours is imported from."""
+    return ROOT / "build/compiled" if "compiled" in contender else ROOT
+
+
 def command_of(contender: str, folder: Path, port: int, upstream: int) -> list[str]:
     """How a contender is started; its files are written first."""
     if contender == "nginx":
@@ -239,7 +246,7 @@ def command_of(contender: str, folder: Path, port: int, upstream: int) -> list[s
         return ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
     if contender == "textbook":
         return [sys.executable, str(HERE / "bench_textbook.py"), str(port), str(upstream)]
-    durability = contender.partition("-")[2] or "full"
+    durability = "process" if contender.endswith("-process") else "full"
     chat = "".join(
         CHAT_MODEL.format(name=name, upstream=where, model=model)
         for name, (where, model) in CHAT_MODELS.items()
@@ -248,7 +255,7 @@ def command_of(contender: str, folder: Path, port: int, upstream: int) -> list[s
     (folder / "config.yaml").write_text(text)
     proxy = [sys.executable, "-m", "tokenhub_proxy"]
     credit = [*proxy, "accounts", "credit", "main", "1000000"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(package_of(contender))}
     subprocess.run(credit, cwd=folder, check=True, stdout=subprocess.DEVNULL, env=environment)
     return [*proxy, "serve"]
 
@@ -311,7 +318,7 @@ def measure(contender: str, upstream: int, phases: Mapping[str, Phase]) -> Figur
         port = free_port()
         command = command_of(contender, folder, port, upstream)
         began = time.monotonic()
-        with running(0, command, folder) as process:
+        with running(0, command, folder, package_of(contender)) as process:
             wait_for(port, process, folder)
             start_s = time.monotonic() - began
             time.sleep(0.5)
@@ -369,16 +376,21 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, help="how often each contender is measured (5; 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--contenders", help="direct, textbook, nginx, tokenhub, tokenhub-process")
+    parser.add_argument(
+        "--contenders",
+        help="direct, textbook, nginx, and tokenhub with -compiled, -process, both or neither",
+    )
     parser.add_argument("--phases", help=", ".join(PHASES))
     asked = parser.parse_args()
     phases = PHASES if not asked.phases else {name: PHASES[name] for name in asked.phases.split(",")}
     if asked.quick:
         phases = {name: phase._replace(seconds=phase.seconds / 4) for name, phase in phases.items()}
-    given = ["direct", "textbook", "nginx", "tokenhub", "tokenhub-process"]
+    given = ["direct", "textbook", "nginx", "tokenhub", "tokenhub-process", "tokenhub-compiled"]
     if asked.contenders:
         given = asked.contenders.split(",")
     contenders = [name for name in given if name != "nginx" or shutil.which("nginx")]
+    if any("compiled" in name for name in contenders) and subprocess.run([str(HERE / "compile")]).returncode:
+        contenders = [name for name in contenders if "compiled" not in name]
     rounds: dict[str, list[Figures]] = {name: [] for name in contenders}
     upstream = free_port()
     if (os.cpu_count() or 1) > 1:

@@ -225,14 +225,15 @@ BLOCKS = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def test_each_block_of_the_page_belongs_to_a_test() -> None:
-    """Two are run below, one by tests/test_bare_debian.py; for the last an engine would be needed."""
-    for word, block in zip(("scripts/binary", "scripts/build", "systemctl", "docker"), BLOCKS, strict=True):
+    """Three are run below, one by tests/test_bare_debian.py; for the last an engine would be needed."""
+    words = ("scripts/binary", "scripts/build", "scripts/compile", "systemctl", "docker")
+    for word, block in zip(words, BLOCKS, strict=True):
         assert word in block
 
 
 def test_the_commands_about_containers_name_what_there_is() -> None:
     service = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["tokenhub"]
-    tag, up, make_a_key = map(shlex.split, BLOCKS[3].splitlines())
+    tag, up, make_a_key = map(shlex.split, BLOCKS[4].splitlines())
     assert tag == ["docker", "build", "--tag", service["image"], "."]
     for words in (up, make_a_key):
         assert words[:4] == ["docker", "compose", "--file", "deploy/compose.yaml"]
@@ -242,7 +243,7 @@ def test_the_commands_about_containers_name_what_there_is() -> None:
 
 @pytest.mark.long
 def test_the_commands_that_build_and_install_work_as_they_are_typed(tmp_path: Path) -> None:
-    for block in BLOCKS[:2]:
+    for block in BLOCKS[:3]:
         placed = re.sub(r"\b(dist|server)\b", rf"{tmp_path}/\1", block)
         ran("bash", "-ec", placed, limit_s=BUILD_S)
     made = {path.name.rpartition(".")[2] for path in (tmp_path / "dist").iterdir()}

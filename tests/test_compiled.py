@@ -1,0 +1,159 @@
+"""What scripts/compile makes: the same program, of modules that keep to what the compiler does right."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.served import ROOT
+
+PACKAGE = ROOT / "tokenhub_proxy"
+COMPILE = ROOT / "scripts/compile.py"
+COPY = ROOT / "build/compiled"
+# The compiler's two minutes, on a machine that does other things too.
+BUILD_S = 600.0
+# Where a call comes through: fronts, relay, streams, transports, dialects and books.
+CALLS = [
+    *("tests/test_front.py", "tests/test_relay_clients.py", "tests/test_relay_fallback.py"),
+    *(
+        "tests/test_relay_streams.py",
+        "tests/test_smuggling.py",
+        "tests/test_watch.py",
+        "tests/test_limits.py",
+    ),
+    *("tests/test_drain.py", "tests/test_idempotency.py", "tests/test_sdk_python.py", "tests/test_serve.py"),
+    *("tests/faults", "tests/transports"),
+]
+SUITES_S = 400.0
+
+
+def compiled() -> list[str]:
+    """The modules that scripts/compile.py names."""
+    for node in ast.parse(COMPILE.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "COMPILED":
+            assert isinstance(node.value, ast.List)
+            return [name for group in node.value.elts for name in ast.literal_eval(group.value)]  # type: ignore[attr-defined]
+    raise AssertionError("no COMPILED")
+
+
+def parsed(name: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{name}.py").read_text())
+
+
+def functions(name: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (
+        node for node in ast.walk(parsed(name)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+
+
+def waits(*nodes: ast.AST) -> bool:
+    return any(
+        isinstance(inner, ast.Await | ast.AsyncWith | ast.AsyncFor | ast.Yield | ast.YieldFrom)
+        for node in nodes
+        for inner in ast.walk(node)
+    )
+
+
+# What the compiler gets wrong, as it was seen to.
+
+
+@pytest.mark.parametrize("name", compiled())
+def test_nothing_waits_while_an_exception_is_handled(name: str) -> None:
+    """What is being handled belongs to the thread there: another task's exception may be in its place.
+
+    The end of `asyncio.timeout` waits for nothing.
+    """
+    for function in functions(name):
+        for node in ast.walk(function):
+            if isinstance(node, ast.Try):
+                handled = [*node.finalbody, *(line for handler in node.handlers for line in handler.body)]
+                assert not waits(*handled), f"{name}.py:{node.lineno}"
+            if isinstance(node, ast.AsyncWith):
+                opened = [ast.unparse(item.context_expr) for item in node.items]
+                assert all(one.startswith("asyncio.timeout(") for one in opened), f"{name}.py:{node.lineno}"
+
+
+@pytest.mark.parametrize("name", compiled())
+def test_one_name_is_given_to_one_kind_of_exception(name: str) -> None:
+    """In a coroutine it has the type of the first that has the name, and no other fits it."""
+    for function in functions(name):
+        kinds: dict[str, str] = {}
+        for node in ast.walk(function):
+            if isinstance(node, ast.ExceptHandler) and node.name is not None and node.type is not None:
+                kind = ast.unparse(node.type)
+                assert kinds.setdefault(node.name, kind) == kind, f"{name}.py:{node.lineno}"
+
+
+@pytest.mark.parametrize("name", compiled())
+def test_no_slice_counts_from_the_end_what_may_be_less_than_nothing(name: str) -> None:
+    """Bytes whose slice ends before it begins are an error there, and nothing in the language."""
+    for node in ast.walk(parsed(name)):
+        if isinstance(node, ast.Slice) and node.lower is not None and isinstance(node.upper, ast.UnaryOp):
+            limits = (node.lower, node.upper)
+            constant = all(
+                isinstance(one, ast.UnaryOp) and isinstance(one.operand, ast.Constant) for one in limits
+            )
+            # There a chunk is cut from a read that begins and ends as a chunk of its length does.
+            assert constant or name == "transports/http1", f"{name}.py:{node.lineno}"
+
+
+def test_no_class_outside_inherits_from_a_compiled_one() -> None:
+    names = {
+        node.name: name for name in compiled() for node in parsed(name).body if isinstance(node, ast.ClassDef)
+    }
+    for path in PACKAGE.rglob("*.py"):
+        name = str(path.relative_to(PACKAGE).with_suffix(""))
+        tree = ast.parse(path.read_text())
+        own = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and name not in compiled():
+                bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases} - own
+                assert not bases & names.keys(), f"{name}.py:{node.lineno}"
+
+
+# What it makes.
+
+
+@pytest.fixture(scope="module")
+def copy() -> Path:
+    done = subprocess.run([str(ROOT / "scripts/compile")], capture_output=True, text=True, timeout=BUILD_S)
+    if done.returncode == 69:
+        pytest.skip(done.stderr.strip().splitlines()[-1])
+    assert done.returncode == 0, done.stderr[-2000:]
+    return COPY
+
+
+@pytest.mark.xdist_group("compiled")
+@pytest.mark.skipif(COPY in ROOT.parents or ROOT == COPY, reason="this is what is compiled")
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="a checkout is compiled")
+def test_what_is_compiled_serves_calls_as_the_source_does(copy: Path) -> None:
+    # These tests wait more than they work.
+    pytest_words = [
+        "-m",
+        "pytest",
+        "-n",
+        "3",
+        "--dist",
+        "loadgroup",
+        "-m",
+        "not long",
+        "-p",
+        "no:cacheprovider",
+    ]
+    command = [sys.executable, *pytest_words, *CALLS]
+    found = subprocess.run(
+        command,
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+        timeout=SUITES_S,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout[-4000:]
