@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,6 +56,7 @@ def functions(name: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 def waits(*nodes: ast.AST) -> bool:
     return any(
         isinstance(inner, ast.Await | ast.AsyncWith | ast.AsyncFor | ast.Yield | ast.YieldFrom)
+        or (isinstance(inner, ast.comprehension) and inner.is_async)
         for node in nodes
         for inner in ast.walk(node)
     )
@@ -71,7 +73,7 @@ def test_nothing_waits_while_an_exception_is_handled(name: str) -> None:
     """
     for function in functions(name):
         for node in ast.walk(function):
-            if isinstance(node, ast.Try):
+            if isinstance(node, ast.Try | ast.TryStar):
                 handled = [*node.finalbody, *(line for handler in node.handlers for line in handler.body)]
                 assert not waits(*handled), f"{name}.py:{node.lineno}"
             if isinstance(node, ast.AsyncWith):
@@ -117,6 +119,66 @@ def test_no_class_outside_inherits_from_a_compiled_one() -> None:
                 assert not bases & names.keys(), f"{name}.py:{node.lineno}"
 
 
+# What scripts/compile does, with nothing to compile.
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout of few files, whose scripts/compile.py notes that it ran."""
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts/compile", tmp_path / "scripts")
+    (tmp_path / "scripts/install").write_text("#!/bin/sh\n")
+    for program in ("scripts/install", ".venv/bin/python"):
+        (tmp_path / program).chmod(0o755)
+    (tmp_path / "scripts/compile.py").write_text("open('../../runs', 'a').write('.')")
+    (tmp_path / "setup.cfg").write_text("")
+    (tmp_path / "tokenhub_proxy").mkdir()
+    (tmp_path / "tokenhub_proxy/one.py").write_text("")
+    return tmp_path
+
+
+def run(checkout: Path) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([str(checkout / "scripts/compile")], capture_output=True, text=True, timeout=60)
+    if done.returncode == 69:
+        pytest.skip(done.stderr.strip())
+    return done
+
+
+def test_only_other_code_is_compiled_again(checkout: Path) -> None:
+    def runs() -> int:
+        assert run(checkout).returncode == 0
+        return len((checkout / "runs").read_text())
+
+    assert runs() == runs() == 1
+    (checkout / "tests").mkdir()
+    (checkout / "tests/test_one.py").write_text("")
+    assert runs() == 1
+    assert (checkout / "build/compiled/tests/test_one.py").exists()
+    (checkout / "tokenhub_proxy/one.py").write_text("ONE = 1")
+    assert runs() == 2
+    assert (checkout / "build/compiled/tokenhub_proxy/one.py").read_text() == "ONE = 1"
+
+
+def test_what_could_not_be_compiled_is_told_and_tried_again(checkout: Path) -> None:
+    (checkout / "scripts/compile.py").write_text("raise SystemExit('no such type')")
+    for _ in range(2):
+        done = run(checkout)
+        assert (done.returncode, "no such type" in done.stderr) == (1, True)
+
+
+def test_a_ledger_and_a_configuration_are_not_copied(checkout: Path) -> None:
+    """A server that runs in the checkout writes meanwhile, and what it reads holds secrets."""
+    ignored = [line for line in (ROOT / ".gitignore").read_text().split() if line.startswith("/")]
+    assert ignored
+    for line in ignored:
+        (checkout / line.strip("/").replace("*", "-wal")).write_text("sk-th-secret")
+    for _ in range(2):
+        assert run(checkout).returncode == 0
+        assert not [path for line in ignored for path in (checkout / "build/compiled").glob(line.strip("/"))]
+
+
 # What it makes.
 
 
@@ -130,7 +192,6 @@ def copy() -> Path:
 
 
 @pytest.mark.xdist_group("compiled")
-@pytest.mark.skipif(COPY in ROOT.parents or ROOT == COPY, reason="this is what is compiled")
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="a checkout is compiled")
 def test_what_is_compiled_serves_calls_as_the_source_does(copy: Path) -> None:
     # These tests wait more than they work.
