@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import socket
 from collections import Counter
@@ -12,9 +13,13 @@ from typing import Any
 import orjson
 import pytest
 
+from tests import chaos
 from tests.conftest import KEY, Serve
+from tests.test_relay_clients import ended, until
+from tests.test_relay_streams import request_bytes
 from tests.test_server import MESSAGES, ask, error_of
 from tests.upstream import DONE, STREAM, FakeUpstream, Says, chunk, json_says, stream_says, whole
+from tokenhub_proxy.transports.live import LiveIncoming
 
 SECRET = "org-acme1234567 of Acme Ltd"
 PATH = "/v1/chat/completions"
@@ -417,3 +422,32 @@ async def test_nothing_falls_back_after_the_first_byte(
 
     assert second.asked == []
     assert running.exchanges[0].attempts == ["first:200"]
+
+
+async def test_of_a_call_that_was_left_nothing_waits_for_the_collector(serve: Serve) -> None:
+    """Its record and its connection go as soon as it ends; a traceback that holds itself would keep them."""
+
+    asked: list[chaos.Peer] = []
+
+    async def say_nothing(peer: chaos.Peer) -> None:
+        await chaos.request()(peer)
+        peer.transport.write(chaos.CHUNKED)
+        asked.append(peer)
+        await peer.gone()
+
+    def kept() -> int:
+        return sum(type(one) is LiveIncoming for one in gc.get_objects())
+
+    async with chaos.serve([say_nothing]) as up:
+        running = await serve(two(f"{up.url}/v1", f"{up.url}/v1"))
+        gc.collect()
+        gc.disable()
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            writer.write(request_bytes({"model": "m", "messages": MESSAGES, "stream": True}))
+            await until(lambda: kept() and asked)
+            writer.close()
+            await ended(running)
+            await until(lambda: not kept())
+        finally:
+            gc.enable()

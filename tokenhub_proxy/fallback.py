@@ -179,11 +179,13 @@ class Fallback:
                     answer.take(b"")
             except BaseException as error:
                 failure = error
-            if (
-                failure is not None
-            ):  # what is being handled is not kept across an await where this is compiled
-                await connection.__aexit__(type(failure), failure, failure.__traceback__)
-                raise failure
+            if failure is not None:
+                # Awaited here, for what is being handled is not kept across an await where this is compiled.
+                try:
+                    await connection.__aexit__(type(failure), failure, failure.__traceback__)
+                    raise failure
+                finally:
+                    failure = None  # its traceback holds this frame, and that the call's body
         except UpstreamUnavailable:
             raise
         except ProxyError:

@@ -123,6 +123,7 @@ class Relay:
             del self.in_flight[exchange]
             for observe in self._observers:
                 observe(exchange)
+            del task  # it holds a cancellation, whose traceback holds this frame
 
     async def _exchange(self, exchange: Exchange, client: Client) -> None:
         if self.draining:
