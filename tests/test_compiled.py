@@ -105,6 +105,15 @@ def test_no_slice_counts_from_the_end_what_may_be_less_than_nothing(name: str) -
             assert constant or name == "transports/http1", f"{name}.py:{node.lineno}"
 
 
+@pytest.mark.parametrize("name", compiled())
+def test_no_generator_has_anything_to_close(name: str) -> None:
+    """One that is dropped half-way there does not run what `finally` and `with` would do."""
+    for function in functions(name):
+        if any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(function)):
+            closed = [node for node in ast.walk(function) if isinstance(node, ast.With | ast.Try)]
+            assert not closed, f"{name}.py:{function.lineno}"
+
+
 def test_no_class_outside_inherits_from_a_compiled_one() -> None:
     names = {
         node.name: name for name in compiled() for node in parsed(name).body if isinstance(node, ast.ClassDef)
