@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +35,11 @@ COMMAND = (
     "$proxy accounts credit main 1000000 --config @DIR@/config.yaml >/dev/null && "
     "exec $proxy serve --config @DIR@/config.yaml"
 )
-COMPILED = subprocess.run([str(ROOT / "scripts/compile")], check=False).returncode == 0
+# What is compiled is for the Python of .venv; another one would take the source.
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+COMPILED = subprocess.run([str(ROOT / "scripts/compile")], check=False).returncode == 0 and any(
+    (ROOT / "build/compiled/tokenhub_proxy").glob(f"*{SUFFIX}")
+)
 # By name: the folder that the package is in, and what it is.
 FORMS = {
     "tokenhub": (ROOT / "build/compiled", "compiled") if COMPILED else (ROOT, "not compiled"),

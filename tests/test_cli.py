@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import is_compiled
 from tests.served import COMMAND, START_S, Served, environment, run
 from tokenhub_proxy import cli
 from tokenhub_proxy.keys import well_formed
@@ -417,7 +418,9 @@ def test_the_tree_of_commands_imports_nothing_heavy() -> None:
 
 
 def test_help_and_version_and_a_wrong_command(tmp_path) -> None:
-    assert run(tmp_path, "--version").stdout.startswith("tokenhub-proxy ")
+    said = run(tmp_path, "--version").stdout
+    assert said.startswith("tokenhub-proxy ")
+    assert said.endswith(", compiled\n") == is_compiled()
     assert run(tmp_path, "keys").returncode == 2
 
 

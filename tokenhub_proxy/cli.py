@@ -100,9 +100,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _version() -> str:
-    from tokenhub_proxy import __version__
+    from tokenhub_proxy import __version__, prices
 
-    return f"tokenhub-proxy {__version__}"
+    form = "" if str(prices.__file__).endswith((".py", ".pyc")) else ", compiled"
+    return f"tokenhub-proxy {__version__}{form}"
 
 
 def _add(commands: Any, name: str, run: Any, help: str, *, ledger: bool = True) -> argparse.ArgumentParser:
