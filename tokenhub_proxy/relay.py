@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from tokenhub_proxy import calls, faults, inflate, keys, sse
+from tokenhub_proxy import calls, faults, forwarding, inflate, keys, sse
 from tokenhub_proxy.calls import Call, Endpoint
 from tokenhub_proxy.dialects import Dialect, Reply
 from tokenhub_proxy.errors import (
@@ -36,10 +36,8 @@ from tokenhub_proxy.prices import format_usd
 from tokenhub_proxy.receipts import receipt_json
 from tokenhub_proxy.routes import Route, Routes, Target
 from tokenhub_proxy.watch import Watch
-from tokenhub_proxy.wire import Client, Incoming, RequestHeaders, Sink, Transport, crossing, lines_of
+from tokenhub_proxy.wire import Client, Incoming, RequestHeaders, Transport, crossing, lines_of
 
-# After [DONE] an upstream gets so long to end its body, so that the connection can be kept.
-LINGER_S = 2.0
 # Other doors that a credential can come through; a second one beside the bearer is refused.
 OTHER_CREDENTIALS = ("x-api-key", "api-key", "x-goog-api-key")
 # A UUID has 36 characters; a longer key than this is no name for a call.
@@ -283,8 +281,8 @@ class Relay:
         self.watch.follow(exchange, client, self.serving.keep_alive_s)
         try:
             if reply.done:
-                incoming.linger(LINGER_S)
-            if await incoming.pump(forwarding(reply, client, incoming)) and not reply.done:
+                incoming.linger(forwarding.LINGER_S)
+            if await incoming.pump(forwarding.sink(reply, client, incoming)) and not reply.done:
                 client.write(reply.feed(b""))
         except ProxyError as error:
             exchange.error = error  # it is told in the stream, after the books
@@ -339,18 +337,6 @@ class Relay:
         lines = ["content-type: application/json", f"x-request-id: {exchange.id}"]
         client.begin(error.http_status, lines + lines_of(error.headers()))
         await client.end(error.body(exchange.id))
-
-
-def forwarding(reply: Reply, client: Client, incoming: Incoming) -> Sink:
-    """The sink of a stream: one read of the upstream, one write to the client."""
-    feed, write = reply.feed, client.write
-
-    def forward(data: bytes) -> None:
-        write(feed(data))
-        if reply.done:
-            incoming.linger(LINGER_S)
-
-    return forward
 
 
 def parse(raw: bytes, endpoint: str, key: Key, client: Client) -> Call:

@@ -19,7 +19,7 @@ from tests.faults.test_upstream import one
 from tests.hop import Way, hop
 from tests.test_relay_streams import estimate
 from tests.upstream import DONE, STREAM, FakeUpstream, chunk, stream_says, usage_chunk
-from tokenhub_proxy import relay
+from tokenhub_proxy import forwarding
 
 # --- bytes as they come
 
@@ -240,7 +240,7 @@ async def test_a_first_chunk_without_choices_is_relayed(scene: Scene, upstream: 
 async def test_what_follows_done_has_a_short_grace(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, after: bytes | None
 ) -> None:
-    monkeypatch.setattr(relay, "LINGER_S", 0.2)
+    monkeypatch.setattr(forwarding, "LINGER_S", 0.2)
     end = chaos.chunk(after) + chaos.chunk(b"") if after else b""
     async with chaos.serve([chaos.request(), chaos.send(chunked(STREAM) + end)]) as up:
         await scene.start(one(up.url))
