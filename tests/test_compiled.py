@@ -204,19 +204,8 @@ def copy() -> Path:
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="a checkout is compiled")
 def test_what_is_compiled_serves_calls_as_the_source_does(copy: Path) -> None:
     # These tests wait more than they work.
-    pytest_words = [
-        "-m",
-        "pytest",
-        "-n",
-        "3",
-        "--dist",
-        "loadgroup",
-        "-m",
-        "not long",
-        "-p",
-        "no:cacheprovider",
-    ]
-    command = [sys.executable, *pytest_words, *CALLS]
+    words = ["-m", "pytest", "-n", "3", "--dist", "loadgroup", "-p", "no:cacheprovider", "-m"]
+    command = [sys.executable, *words, "not long", *CALLS]
     found = subprocess.run(
         command,
         cwd=copy,
