@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
+import os
+import shlex
 import sys
+import sysconfig
 from pathlib import Path
 
 from mypyc.build import mypycify
@@ -24,16 +26,19 @@ COMPILED = [
 
 
 def main() -> None:
-    """Build a wheel, and put what is compiled beside the modules."""
+    """Build a wheel, the same bytes wherever the folder and the tools are."""
+    # Where this Python's own library lies is no part of what is compiled, and neither is anything else here.
+    shared = shlex.split(os.environ.get("LDSHARED") or sysconfig.get_config_var("LDSHARED") or "")
+    own = ("-L", "-Wl,-rpath")
+    os.environ["LDSHARED"] = shlex.join(word for word in shared if not word.startswith(own))
     paths = [f"tokenhub_proxy/{name}.py" for name in COMPILED]
     extensions = mypycify(
         ["--ignore-missing-imports", *paths], opt_level="2", debug_level="0", group_name="tokenhub_proxy"
     )
+    for extension in extensions:
+        extension.extra_compile_args.append(f"-ffile-prefix-map={Path.cwd()}=.")
     sys.argv = ["compile", "--quiet", "bdist_wheel", "--dist-dir", "."]
     setup(ext_modules=extensions)
-    for library in Path("build").glob("lib.*"):
-        for path in library.rglob("*.so"):
-            shutil.copy(path, path.relative_to(library))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """Packs the commit and the pinned parts it runs on into one file, the same bytes each time.
 
 python scripts/onefile.py FOLDER pyz|exe…      # with what requirements/binary.txt pins; see scripts/binary
+
+The package is compiled where there is a C compiler (see native.py); with another one the bytes are others.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import io
@@ -15,6 +18,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import zipfile
 from importlib.util import cache_from_source
@@ -22,6 +26,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import native
 import release
 
 NAME = "tokenhub-proxy"
@@ -35,18 +40,27 @@ LEFT_OUT = (
 PARTS = "site-packages/"  # where shiv's archive has them
 # What a start imports comes compiled, so that the first is as fast as all others, but for the unpacking.
 # What only pages and unusual requests need is twice as large, and compiled when it is first imported.
-STARTS = ("tokenhub_proxy", "httptools", "orjson", "uvloop", "yaml")
+STARTS = tuple(f"{PARTS}{part}/" for part in ("tokenhub_proxy", "httptools", "orjson", "uvloop", "yaml"))
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def parts(work: Path, made_at: int) -> Path:
     """A folder with the package and all that it imports."""
-    wheels, found = work / "wheels", work / "parts"
-    with contextlib.redirect_stdout(sys.stderr):
-        release.main(wheels)
-    (wheel,) = wheels.glob("*.whl")
+    wheels, found, tree = work / "wheels", work / "parts", work / "tree"
+    tree.mkdir()
+    release.export(tree)
+    try:
+        wheel = native.wheel(tree)
+    except native.NoCompiler as problem:
+        print(f"{problem}: made of the source, not compiled", file=sys.stderr)
+        with contextlib.redirect_stdout(sys.stderr):
+            release.main(wheels)
+        (wheel,) = wheels.glob("*.whl")
+    package = work / "package"
+    install(package, "--no-deps", str(wheel))
+    shrink(package)
     shutil.copytree(pinned(work), found)
-    install(found, "--no-deps", str(wheel))
+    shutil.copytree(package, found, dirs_exist_ok=True)
     for path in [found, *found.rglob("*")]:
         path.chmod(0o755 if path.is_dir() or path.suffix == ".so" else 0o644)
         os.utime(path, (made_at, made_at))
@@ -81,8 +95,8 @@ def shrink(found: Path) -> None:
     if strip is None:
         print("strip (binutils) is not installed: the file is twice as large", file=sys.stderr)
         return
-    compiled = sorted(str(path) for path in found.rglob("*.so"))
-    subprocess.run([strip, "--strip-unneeded", "--enable-deterministic-archives", *compiled], check=True)
+    if compiled := sorted(str(path) for path in found.rglob("*.so")):
+        subprocess.run([strip, "--strip-unneeded", "--enable-deterministic-archives", *compiled], check=True)
 
 
 def pyz(found: Path, work: Path, made_at: int) -> bytes:
@@ -105,8 +119,9 @@ def pyz(found: Path, work: Path, made_at: int) -> bytes:
         for name in sorted(old.namelist()):
             data = start.encode() if name == "__main__.py" else old.read(name)
             add(new, name, data)
-            if name.endswith(".py") and name.startswith(tuple(f"{PARTS}{part}/" for part in STARTS)):
-                add(new, cache_from_source(name), compiled(found / name.removeprefix(PARTS), work))
+            source = found / name.removeprefix(PARTS)
+            if name.endswith(".py") and name.startswith(STARTS) and not library(source).exists():
+                add(new, cache_from_source(name), compiled(source, work))
     return b"#!/usr/bin/env python3\n" + plain.getvalue()
 
 
@@ -129,6 +144,24 @@ def compiled(source: Path, work: Path) -> bytes:
     return made.read_bytes()
 
 
+def library(source: Path) -> Path:
+    """Where a module's machine code is, if it has any: Python looks there first."""
+    return source.with_suffix(sysconfig.get_config_var("EXT_SUFFIX"))
+
+
+def imported(found: Path) -> list[str]:
+    """What the compiled modules import: PyInstaller sees it in source alone."""
+    names = {path.name.partition(".")[0] for path in found.glob("tokenhub_proxy__mypyc*.so")}
+    for source in (found / "tokenhub_proxy").rglob("*.py"):
+        if library(source).exists():
+            for node in ast.walk(ast.parse(source.read_text())):
+                if isinstance(node, ast.Import):
+                    names |= {one.name for one in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                    names.add(node.module)
+    return sorted(names)
+
+
 def abi() -> list[str]:
     """What compiled parts fit: the Python and the C library, as in the names of their files."""
     return [sys.implementation.cache_tag + sys.abiflags, getattr(sys.implementation, "_multiarch", "")]
@@ -143,6 +176,8 @@ def exe(found: Path, work: Path, made_at: int) -> bytes:
     # Parts that are chosen by name, such as dialects and the loop, are imported nowhere that could be seen.
     command += ["--collect-submodules", "tokenhub_proxy", "--collect-submodules", "uvloop"]
     command += ["--collect-data", "tokenhub_proxy", "--copy-metadata", NAME]
+    for name in imported(found):
+        command += ["--hidden-import", name]
     for name in ("tokenhub_proxy.pytest_plugin", "tkinter", "test", "pydoc", "setuptools", "pip"):
         command += ["--exclude-module", name]
     environment = {

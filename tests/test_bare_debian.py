@@ -34,7 +34,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     for script in ("build", "binary"):
         debian.run([str(ROOT / "scripts" / script), str(folder)])
-    for lock in ("release", "build"):
+    for lock in ("release", "compile"):
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:"]
         locked = ["--require-hashes", "--requirement", str(ROOT / f"requirements/{lock}.txt")]
         debian.run([*download, *locked, "--dest", str(folder / "wheels")])
@@ -204,10 +204,15 @@ def test_the_image_is_built_and_runs_read_only_as_nobody_in_particular(
     work = tmp_path_factory.mktemp("image")
     base = debian.copy(debian.empty_root(), work / "base")
     shutil.copytree(built / "wheels", base / "wheels")
+    # Its headers come with Python in the official image; the compiler does not.
+    headers = "apt-get update && apt-get install --yes --no-install-recommends python3-dev"
+    debian.run(debian.inside(base, "sh", "-c", headers, user=0))
+    assert not list(base.glob("usr/bin/*gcc*"))
     from_wheels = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
     image = replayed((ROOT / "Dockerfile").read_text(), base, work, **from_wheels)
     size = sum(path.stat().st_size for path in (image.root / "venv").rglob("*") if path.is_file())
     print(f"\n/venv: {size / 2**20:.0f} MiB")
+    assert not list(image.root.glob("usr/bin/*gcc*")), "it stays in the stage that builds"
     assert (image.root / "data").stat().st_uid == int(image.user) != 0
     (image.root / "nonexistent").mkdir()  # systemd-nspawn makes a home where there is none
     data = work / "volume"
@@ -216,6 +221,7 @@ def test_the_image_is_built_and_runs_read_only_as_nobody_in_particular(
 
     port = free_port()
     program = image.settings["ENTRYPOINT"]
+    assert debian.run(contained(image, data, *program, "--version")).strip().endswith(", compiled")
     assert image.settings["CMD"] == ["serve", "--listen", "0.0.0.0:8900"]
     served = Served(work, "--listen", f"127.0.0.1:{port}", command=contained(image, data, *program))
     try:

@@ -133,41 +133,88 @@ def test_no_class_outside_inherits_from_a_compiled_one() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout of few files, whose scripts/compile.py notes that it ran."""
-    (tmp_path / ".venv/bin").mkdir(parents=True)
-    (tmp_path / ".venv/bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    (tmp_path / "scripts").mkdir()
-    shutil.copy(ROOT / "scripts/compile", tmp_path / "scripts")
-    (tmp_path / "scripts/install").write_text("#!/bin/sh\n")
-    for program in ("scripts/install", ".venv/bin/python"):
-        (tmp_path / program).chmod(0o755)
-    (tmp_path / "scripts/compile.py").write_text("open('../../runs', 'a').write('.')")
-    (tmp_path / "setup.cfg").write_text("")
-    (tmp_path / "tokenhub_proxy").mkdir()
-    (tmp_path / "tokenhub_proxy/one.py").write_text("")
+    """A checkout of few files, whose scripts/compile.py notes that it ran and makes a wheel."""
+    programs = {
+        ".venv/bin/python": f'#!/bin/sh\nexec {sys.executable} "$@"\n',
+        "scripts/install": "#!/bin/sh\n",
+        "scripts/tools": f"#!/bin/sh\necho {sys.executable}\n",
+    }
+    files = {
+        **programs,
+        "scripts/compile.py": (
+            f"open({str(tmp_path / 'runs')!r}, 'a').write('.')\n"
+            "import zipfile\nwith zipfile.ZipFile('one.whl', 'w') as made:\n"
+            "    made.writestr('tokenhub_proxy/one.so', open('tokenhub_proxy/one.py').read())\n"
+        ),
+        "requirements/compile.txt": "mypy==1",
+        "requirements/release.txt": "",
+        "setup.cfg": "",
+        "tokenhub_proxy/one.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for name in programs:
+        (tmp_path / name).chmod(0o755)
+    for name in ("compile", "native.py"):
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
     return tmp_path
 
 
-def run(checkout: Path) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([str(checkout / "scripts/compile")], capture_output=True, text=True, timeout=60)
-    if done.returncode == 69:
+def run(checkout: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [str(checkout / "scripts/compile")],
+        env={**os.environ, **more},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if done.returncode == 69 and not more:
         pytest.skip(done.stderr.strip())
     return done
 
 
-def test_only_other_code_is_compiled_again(checkout: Path) -> None:
-    def runs() -> int:
-        assert run(checkout).returncode == 0
-        return len((checkout / "runs").read_text())
+def runs(checkout: Path) -> int:
+    """How often it has been compiled, this time included."""
+    assert run(checkout).returncode == 0
+    return len((checkout / "runs").read_text())
 
-    assert runs() == runs() == 1
+
+def test_only_other_code_and_other_tools_compile_again(checkout: Path) -> None:
+    assert runs(checkout) == runs(checkout) == 1
     (checkout / "tests").mkdir()
     (checkout / "tests/test_one.py").write_text("")
-    assert runs() == 1
+    assert runs(checkout) == 1
     assert (checkout / "build/compiled/tests/test_one.py").exists()
     (checkout / "tokenhub_proxy/one.py").write_text("ONE = 1")
-    assert runs() == 2
-    assert (checkout / "build/compiled/tokenhub_proxy/one.py").read_text() == "ONE = 1"
+    assert runs(checkout) == 2
+    for name in ("one.py", "one.so"):
+        assert (checkout / "build/compiled/tokenhub_proxy" / name).read_text() == "ONE = 1"
+    (checkout / "requirements/compile.txt").write_text("mypy==2")
+    assert runs(checkout) == 3
+    (checkout / "tokenhub_proxy/one.py").write_text("")
+    (checkout / "requirements/compile.txt").write_text("mypy==1")
+    assert runs(checkout) == 3, "what was made of it before is kept"
+    assert (checkout / "build/compiled/tokenhub_proxy/one.so").read_text() == ""
+
+
+def test_a_test_that_is_deleted_leaves_the_copy(checkout: Path) -> None:
+    (checkout / "tests/old").mkdir(parents=True)
+    (checkout / "tests/old/test_one.py").write_text("")
+    for there in (True, False):
+        assert runs(checkout) == 1
+        assert (checkout / "build/compiled/tests/old/test_one.py").exists() == there
+        (checkout / "tests/old/test_one.py").unlink(missing_ok=True)
+
+
+def test_the_compiler_is_the_one_that_is_named(checkout: Path) -> None:
+    done = run(checkout, CC="/nowhere/cc -m64")
+    assert done.returncode == 69
+    assert done.stderr == (
+        "no C compiler /nowhere/cc that finds Python.h "
+        "(on Debian: apt-get install gcc libc6-dev python3-dev)\n"
+    )
+    assert not (checkout / "runs").exists()
 
 
 def test_what_could_not_be_compiled_is_told_and_tried_again(checkout: Path) -> None:
@@ -189,6 +236,30 @@ def test_a_ledger_and_a_configuration_are_not_copied(checkout: Path) -> None:
 
 
 # What it makes.
+
+
+@pytest.mark.long
+def test_the_same_code_gives_the_same_wheel_in_any_folder(copy: Path, tmp_path: Path) -> None:
+    (kept,) = copy.glob("*.whl")
+    tree = tmp_path / "another folder"
+    shutil.copytree(
+        ROOT,
+        tree,
+        ignore=lambda folder, names: {".git", ".venv", "build", "node_modules"} & {*names},
+    )
+    (tree / "build").mkdir()
+    (tree / ".venv").symlink_to(ROOT / ".venv")
+    made = subprocess.run(
+        [sys.executable, str(tree / "scripts/native.py"), str(tree)],
+        env={**os.environ, "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7"},
+        stdout=subprocess.PIPE,
+        text=True,
+        umask=0o077,
+        timeout=BUILD_S,
+        check=True,
+    )
+    assert Path(made.stdout.strip()).is_relative_to(tree)
+    assert Path(made.stdout.strip()).read_bytes() == kept.read_bytes()
 
 
 @pytest.fixture(scope="module")

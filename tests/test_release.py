@@ -154,6 +154,14 @@ def test_what_is_pinned_is_what_is_declared() -> None:
         assert requirement.specifier.contains(pinned[requirement.name.lower()]), requirement
 
 
+def test_what_compiles_the_package_is_what_checks_its_types_and_sees_what_it_runs_on() -> None:
+    """One pip installs both locks: a part of both has one version."""
+    compiles, runs = (locked(ROOT / f"requirements/{name}.txt") for name in ("compile", "release"))
+    assert f"mypy=={compiles['mypy']}" in declared("options.extras_require", "test")
+    assert {name for name in compiles.keys() & runs.keys() if compiles[name] != runs[name]} == set()
+    assert locked(ROOT / "requirements/build.txt").items() <= compiles.items()
+
+
 def test_no_file_says_where_packages_come_from() -> None:
     """That is the installer's own business, and some have registries of their own."""
     if not (ROOT / ".git").exists():
