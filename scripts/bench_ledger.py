@@ -38,7 +38,7 @@ async def call(ledger: SqliteLedger, key: Key, waits: list[float]) -> None:
         window_limit=10**18,
         stream=True,
     )
-    async with holding(ledger, hold, time.time):
+    with await holding(ledger, hold, time.time) as held:
         hold.end(
             Ending(
                 "settled",
@@ -50,6 +50,7 @@ async def call(ledger: SqliteLedger, key: Key, waits: list[float]) -> None:
                 first_byte_ms=312,
             )
         )
+    await held.settled()
     waits.append(time.perf_counter() - begun)
 
 

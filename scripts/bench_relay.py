@@ -135,8 +135,8 @@ class Answered:
     async def __aenter__(self) -> Answered:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        return None
+    def close(self, error: BaseException | None) -> None:
+        """Nothing is kept."""
 
     async def pump(self, sink: Callable[[bytes], object]) -> bool:
         sink(ANSWER)

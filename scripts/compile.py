@@ -15,8 +15,8 @@ from setuptools import setup
 # classes that others inherit from, and the ledger's thread; tests/test_compiled.py says why.
 COMPILED = [
     *("aiohttp_client", "calls", "connection", "exchange", "fallback", "front", "heads"),
-    *("health", "keys", "limits", "observers", "outbox", "prices", "request_ids", "routes", "sockets"),
-    *("forwarding", "watch", "wire"),
+    *("health", "keys", "limits", "observers", "outbox", "prices", "relay", "request_ids", "routes"),
+    *("forwarding", "sockets", "watch", "wire"),
     *("dialects/__init__", "dialects/answers", "dialects/azure", "dialects/openai"),
     *("dialects/passthrough", "dialects/pattern", "dialects/replies", "dialects/usage"),
     *("ledger/__init__", "ledger/books", "ledger/changes", "ledger/rows"),

@@ -28,7 +28,8 @@ CALLS = [
         "tests/test_watch.py",
         "tests/test_limits.py",
     ),
-    *("tests/test_drain.py", "tests/test_idempotency.py", "tests/test_sdk_python.py", "tests/test_serve.py"),
+    *("tests/test_cancellation.py", "tests/test_drain.py", "tests/test_idempotency.py"),
+    *("tests/test_sdk_python.py", "tests/test_serve.py"),
     *("tests/faults", "tests/transports"),
 ]
 SUITES_S = 400.0

@@ -368,8 +368,9 @@ async def test_requests_older_than_the_config_wants_them_are_forgotten_and_their
     ledger, old = running.ledger, running.proxy.relay.clock() - 2 * 86_400
     for request_id, at in (("req_old", old), ("req_new", old + 3 * 43_200)):
         hold = Hold(request_id, ledger.list_keys()[0], "m", 10, at)
-        async with holding(ledger, hold, lambda at=at: at):
+        with await holding(ledger, hold, lambda at=at: at) as held:
             hold.end(Ending("settled", at, cost=7, upstream="up"))
+        await held.settled()
 
     async with asyncio.timeout(5):
         while await ledger.receipt("req_old") is not None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
 
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects import Asking, Dialect, Reply
@@ -15,7 +13,7 @@ from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.health import CREDENTIAL_STATUSES, Health
 from tokenhub_proxy.routes import OUTPUT_MAX_ASSUMED, Route, Target
 from tokenhub_proxy.watch import Watch
-from tokenhub_proxy.wire import HOLD, Incoming, Transport
+from tokenhub_proxy.wire import HOLD, Incoming, Sending, Transport
 
 
 class Answer:
@@ -28,7 +26,7 @@ class Answer:
 
     def __init__(
         self,
-        connection: AbstractAsyncContextManager[Incoming],
+        connection: Sending,
         incoming: Incoming,
         reply: Reply,
         dropped: tuple[str, ...],
@@ -46,13 +44,13 @@ class Answer:
         self.opening = opening = self.opening + reply.feed(data)
         return HOLD if opening or reply.done else None
 
-    async def __aenter__(self) -> Answer:
+    def __enter__(self) -> Answer:
         return self
 
-    def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Coroutine[Any, Any, bool | None]:
-        return self._connection.__aexit__(kind, error, trace)
+    ) -> None:
+        self._connection.close(error)
 
 
 class Fallback:
@@ -166,7 +164,6 @@ class Fallback:
         try:
             connection = self._transport(target, call).send(outgoing)
             incoming = await connection.__aenter__()
-            failure: BaseException | None = None
             try:
                 status, headers = incoming.status, incoming.headers
                 reply = dialect.reply(call, asking, status, headers)
@@ -178,14 +175,8 @@ class Fallback:
                 if answer.ended:
                     answer.take(b"")
             except BaseException as error:
-                failure = error
-            if failure is not None:
-                # Awaited here, for what is being handled is not kept across an await where this is compiled.
-                try:
-                    await connection.__aexit__(type(failure), failure, failure.__traceback__)
-                    raise failure
-                finally:
-                    failure = None  # its traceback holds this frame, and that the call's body
+                connection.close(error)
+                raise
         except UpstreamUnavailable:
             raise
         except ProxyError:

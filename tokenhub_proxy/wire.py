@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import NamedTuple, Protocol
 
 from tokenhub_proxy.routes import Upstream
@@ -101,15 +101,33 @@ class Incoming(Protocol):
         ...
 
 
+class Sending(Protocol):
+    """A request and its answer, as a block: entering it waits for the answer's head."""
+
+    async def __aenter__(self) -> Incoming:
+        """Send the request. Raises UpstreamUnavailable, with its `kind`, when no head comes."""
+        ...
+
+    def close(self, error: BaseException | None) -> None:
+        """Leave the block: nothing is waited for.
+
+        Gives the connection back when the body ended cleanly, and closes it otherwise. `error` is
+        what broke the block, if anything did.
+        """
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """The same as `close`."""
+        ...
+
+
 class Transport(Protocol):
     """Carries bytes to an upstream and back."""
 
-    def send(self, outgoing: Outgoing) -> AbstractAsyncContextManager[Incoming]:
-        """Send a request and wait for the answer's head.
-
-        Entering raises UpstreamUnavailable, with its `kind`, when no head comes. Leaving gives
-        the connection back when the body ended cleanly and closes it otherwise, at once.
-        """
+    def send(self, outgoing: Outgoing) -> Sending:
+        """The block that sends this request; nothing is sent before it is entered."""
         ...
 
     async def aclose(self) -> None:

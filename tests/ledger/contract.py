@@ -128,7 +128,7 @@ async def test_a_cancelled_wait_still_releases_the_hold(ledger: Ledger) -> None:
     one = hold()
 
     async def enter() -> None:
-        async with holding(ledger, one, lambda: NOW):
+        with await holding(ledger, one, lambda: NOW):
             raise AssertionError("never entered")
 
     task = asyncio.create_task(enter())
@@ -142,6 +142,28 @@ async def test_a_cancelled_wait_still_releases_the_hold(ledger: Ledger) -> None:
     receipt = await ledger.receipt(one.request_id)
     assert receipt is not None
     assert receipt.status == "released"
+
+
+async def test_what_breaks_a_block_is_raised_once_its_hold_is_released(ledger: Ledger) -> None:
+    one = hold()
+    with await holding(ledger, one, lambda: NOW) as held:
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        await held.settled()
+
+    assert (one.ending and one.ending.reason, held.failure) == ("KeyError", None)
+    receipt = await ledger.receipt(one.request_id)
+    assert (receipt and receipt.status, ledger.account("main").held) == ("released", 0)
+
+
+async def test_a_block_that_notes_no_ending_releases_its_hold(ledger: Ledger) -> None:
+    one = hold()
+    with await holding(ledger, one, lambda: NOW) as held:
+        assert ledger.account("main").held == 1000
+    await held.settled()
+
+    assert (one.ending and one.ending.reason, ledger.account("main").held) == ("nothing produced", 0)
 
 
 async def test_a_clock_that_jumps_a_day_unbalances_nothing(ledger: Ledger) -> None:

@@ -195,12 +195,10 @@ async def _try(hub: Hub, target: Target, asked: Asked) -> tuple[str, int]:
     exchange = Exchange(asked.id, "chat", hub.clock(), begun)
     outcome = "ok"
     try:
-        async with (
-            asyncio.timeout(TEST_S),
-            await hub.relay.fallback.open(exchange, route, call, 16, 0.0) as answer,
-        ):
-            if not answer.ended:
-                await answer.incoming.pump(lambda data: None)
+        async with asyncio.timeout(TEST_S):
+            with await hub.relay.fallback.open(exchange, route, call, 16, 0.0) as answer:
+                if not answer.ended:
+                    await answer.incoming.pump(lambda data: None)
     except ProxyError as error:
         outcome = error.reason or error.code
     except TimeoutError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
 import orjson
@@ -24,7 +23,7 @@ from tokenhub_proxy.transports.fanout import FanOut
 from tokenhub_proxy.transports.faulty import Faulty
 from tokenhub_proxy.transports.script import Script, Scripted
 from tokenhub_proxy.transports.tape import Tape
-from tokenhub_proxy.wire import Incoming, Outgoing, Transport
+from tokenhub_proxy.wire import Outgoing, Sending, Transport
 
 # Headers of upstream requests that carry a credential: a failed assertion prints requests.
 CREDENTIALS = frozenset({"authorization", "x-api-key", "x-goog-api-key", "api-key"})
@@ -210,7 +209,7 @@ class _Scripted:
         self._target = target
         self._call = call
 
-    def send(self, outgoing: Outgoing) -> AbstractAsyncContextManager[Incoming]:
+    def send(self, outgoing: Outgoing) -> Sending:
         carrier = self._stage.carrier(self._target, self._call, outgoing)
         try:
             return carrier.send(outgoing)

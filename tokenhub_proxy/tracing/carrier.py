@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
 from tokenhub_proxy.routes import Target
 from tokenhub_proxy.tracing import CURRENT, Attempt, Tracer
-from tokenhub_proxy.wire import Incoming, Outgoing, Transport
+from tokenhub_proxy.wire import Incoming, Outgoing, Sending, Transport
 
 
 class TracedTransports:
@@ -58,7 +57,7 @@ class _Traced:
         self._traceparent = traceparent
         self._monotonic = monotonic
 
-    def send(self, outgoing: Outgoing) -> AbstractAsyncContextManager[Incoming]:
+    def send(self, outgoing: Outgoing) -> Sending:
         if self._traceparent:
             outgoing = told(outgoing, self._traceparent)
         return _Sending(self._inner.send(outgoing), self._attempt, self._monotonic)
@@ -72,7 +71,7 @@ class _Sending:
 
     def __init__(
         self,
-        inner: AbstractAsyncContextManager[Incoming],
+        inner: Sending,
         attempt: Attempt,
         monotonic: Callable[[], float],
     ) -> None:
@@ -89,13 +88,16 @@ class _Sending:
         self._attempt.status = incoming.status
         return incoming
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    def close(self, error: BaseException | None) -> None:
         try:
-            return await self._inner.__aexit__(kind, error, trace)
+            self._inner.close(error)
         finally:
             self._end(error)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(error)
 
     def _end(self, error: BaseException | None) -> None:
         attempt = self._attempt

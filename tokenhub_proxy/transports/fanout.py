@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any
 
 import orjson
 
 from tokenhub_proxy.errors import UpstreamUnavailable
-from tokenhub_proxy.wire import HOLD, Incoming, Outgoing, Sink, Transport
+from tokenhub_proxy.wire import HOLD, Incoming, Outgoing, Sending, Sink, Transport
 
 # A batch of one client's embeddings must neither queue behind itself for long nor take the
 # upstream's rate limit alone.
@@ -30,7 +29,7 @@ class FanOut:
     def __init__(self, inner: Transport) -> None:
         self._inner = inner
 
-    def send(self, outgoing: Outgoing) -> AbstractAsyncContextManager[Incoming]:
+    def send(self, outgoing: Outgoing) -> Sending:
         return _Parts(self._inner, outgoing) if outgoing.parts else self._inner.send(outgoing)
 
     async def aclose(self) -> None:
@@ -70,10 +69,13 @@ class _Parts:
         answers = b",".join([task.result() for task in tasks])
         return _Answered(200, {"content-type": "application/json"}, b"[" + answers + b"]")
 
+    def close(self, error: BaseException | None) -> None:
+        """The parts have closed their connections."""
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        return None
+        self.close(error)
 
     async def _send(self, part: Outgoing, slots: asyncio.Semaphore) -> bytes:
         """One part's entry in the array. Raises _Failed for an answer that is an error."""

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +17,7 @@ from tokenhub_proxy.errors import UpstreamUnavailable
 from tokenhub_proxy.faults import Fault
 from tokenhub_proxy.routes import Timeouts
 from tokenhub_proxy.transports.script import Fail, Pause, Scripted, ScriptedIncoming, Step
-from tokenhub_proxy.wire import HOLD, Incoming, Outgoing, Sink, Transport
+from tokenhub_proxy.wire import HOLD, Incoming, Outgoing, Sending, Sink, Transport
 
 HTML = b"<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
 FOREVER = Pause(float("inf"))
@@ -41,7 +41,7 @@ class Faulty:
         self._inner = inner
         self._fault = fault
 
-    def send(self, outgoing: Outgoing) -> AbstractAsyncContextManager[Incoming]:
+    def send(self, outgoing: Outgoing) -> Sending:
         return _Exchange(self._inner.send(outgoing), outgoing, self._fault)
 
     async def aclose(self) -> None:
@@ -51,9 +51,7 @@ class Faulty:
 class _Exchange:
     """The context of one answer."""
 
-    def __init__(
-        self, inner: AbstractAsyncContextManager[Incoming], outgoing: Outgoing, fault: Fault
-    ) -> None:
+    def __init__(self, inner: Sending, outgoing: Outgoing, fault: Fault) -> None:
         self._inner = inner
         self._outgoing = outgoing
         self._fault = fault
@@ -70,10 +68,13 @@ class _Exchange:
         machine = Machine(fault, incoming.headers.get("content-type", ""), self._outgoing.upstream.dialect)
         return _FaultyIncoming(incoming, machine, timeouts)
 
+    def close(self, error: BaseException | None) -> None:
+        self._inner.close(error)
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._inner.__aexit__(kind, error, trace)
+        self.close(error)
 
 
 class Machine:

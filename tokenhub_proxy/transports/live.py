@@ -179,18 +179,25 @@ class LiveIncoming:
             await connection.begin(head, outgoing.body)
             if not connection.head_done:
                 connection = await self._again(connection, head, outgoing.body)
-        except BaseException:
-            self._leave()
+        except BaseException as error:
+            self.close(error)
             raise
         self._outgoing = None
         self.status = connection.status
         self.headers = connection.headers
         return self
 
+    def close(self, error: BaseException | None) -> None:
+        """`wire.Sending.close`."""
+        self._live._in_flight.discard(self)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.release(connection if connection.rest() else None)
+
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
+        self.close(error)
 
     def pump(self, sink: Sink) -> Coroutine[Any, Any, bool]:
         """`wire.Incoming.pump`, within the block only."""
@@ -260,12 +267,6 @@ class LiveIncoming:
                 raise
             raise UpstreamUnavailable(kind="stale_conn", executed=True, notes={"retried": 1}) from error
         return connection
-
-    def _leave(self) -> None:
-        self._live._in_flight.discard(self)
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._pool.release(connection if connection.rest() else None)
 
     def _check(self, now_s: float) -> None:
         """Break the exchange off if one of its deadlines has passed."""

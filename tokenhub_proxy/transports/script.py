@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
 from tokenhub_proxy.errors import UpstreamUnavailable
 from tokenhub_proxy.routes import Timeouts
-from tokenhub_proxy.wire import HOLD, Incoming, Outgoing, Sink
+from tokenhub_proxy.wire import HOLD, Incoming, Outgoing, Sending, Sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Script:
     def __init__(self, answer: Callable[[Outgoing], Scripted]) -> None:
         self._answer = answer
 
-    def send(self, outgoing: Outgoing) -> AbstractAsyncContextManager[Incoming]:
+    def send(self, outgoing: Outgoing) -> Sending:
         return _Exchange(self._answer(outgoing), outgoing.upstream.timeouts)
 
     async def aclose(self) -> None:
@@ -74,10 +74,13 @@ class _Exchange:
                 raise UpstreamUnavailable(kind="ttfb_timeout", executed=True)
         return ScriptedIncoming(self._scripted, self._timeouts)
 
+    def close(self, error: BaseException | None) -> None:
+        """There is no connection."""
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        return None
+        self.close(error)
 
 
 class ScriptedIncoming:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -14,7 +13,7 @@ import orjson
 from tokenhub_proxy.cassettes import HEAD, Ask, Cassette, Read, Recorded, Redactor, dump, load
 from tokenhub_proxy.errors import InvalidRequest, UpstreamUnavailable
 from tokenhub_proxy.transports.script import Fail, Pause, Script, Scripted, Step
-from tokenhub_proxy.wire import Incoming, Outgoing, Sink, Transport
+from tokenhub_proxy.wire import Incoming, Outgoing, Sending, Sink, Transport
 
 # none: only what is on tape. once: a cassette that is not there yet is recorded. new_episodes: what
 # is not on it yet is added. all: everything is recorded anew.
@@ -63,9 +62,7 @@ class Tape:
         """
         return _Taped(self, model, inner)
 
-    def send(
-        self, model: str, inner: Transport | None, outgoing: Outgoing
-    ) -> AbstractAsyncContextManager[Incoming]:
+    def send(self, model: str, inner: Transport | None, outgoing: Outgoing) -> Sending:
         """Play the answer to this request, or record it. Raises InvalidRequest for a miss."""
         ask = self._redactor.ask(model, outgoing)
         recorded = self.cassette.take(ask) if self._plays else None
@@ -123,7 +120,7 @@ class _Taped:
         self._model = model
         self._inner = inner
 
-    def send(self, outgoing: Outgoing) -> AbstractAsyncContextManager[Incoming]:
+    def send(self, outgoing: Outgoing) -> Sending:
         return self._tape.send(self._model, self._inner, outgoing)
 
     async def aclose(self) -> None:
@@ -140,7 +137,7 @@ class _Recording:
         self,
         tape: Tape,
         ask: Ask,
-        inner: AbstractAsyncContextManager[Incoming],
+        inner: Sending,
         clock: Callable[[], float],
     ) -> None:
         self._tape = tape
@@ -158,14 +155,17 @@ class _Recording:
         self.status, self.headers = self._incoming.status, self._incoming.headers
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self, error: BaseException | None) -> None:
         try:
-            await self._inner.__aexit__(kind, error, trace)
+            self._inner.close(error)
         finally:
             end = Read(self._ms(), b"")
             self._tape.keep(self._ask, self._incoming, self._head_ms, self._reads, end, self._kind)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(error)
 
     async def pump(self, sink: Sink) -> bool:
         refused = False
