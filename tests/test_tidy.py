@@ -31,6 +31,7 @@ FLOORS: dict[str, int] = {
     "keys": 0,
     "leases": 0,
     "limits": 0,
+    "looks": 0,
     "outbox": 0,
     "prices": 0,
     "readable": 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -14,9 +15,10 @@ from tests.conftest import Running, Serve, one_upstream
 from tests.test_relay_streams import BODY, answers, charged, estimate, request_bytes, stream, unchunked
 from tests.test_server import MESSAGES, ask
 from tests.upstream import DONE, chunk
-from tokenhub_proxy import sse, watch
+from tokenhub_proxy import looks, sse, watch
 from tokenhub_proxy.calls import parse
 from tokenhub_proxy.dialects import Asking, Memory, Reply, dialect
+from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.routes import Target, Upstream
 
 PINGS = {
@@ -236,3 +238,37 @@ def answered(name: str, status: int, kind: str, *, stream: bool) -> Reply:
     call = parse(orjson.dumps({"model": "m", "messages": MESSAGES, "stream": stream}), "chat")
     asking = Asking(Target(upstream, "claude-x"), "k")
     return dialect(name, Memory()).reply(call, asking, status, {"content-type": kind})
+
+
+# --- how often they are looked at
+
+
+def test_a_near_deadline_is_looked_at_each_time_and_a_far_one_in_one_look_of_eight() -> None:
+    assert [looks.turn(number, 29.9) for number in range(3)] == [looks.ALWAYS] * 3
+    turns = [looks.turn(number, looks.FAR_S) for number in range(2 * looks.TURNS)]
+    assert turns == [*range(looks.TURNS)] * 2
+
+
+class Looked:
+    """A reply that tells how often somebody looked at its progress."""
+
+    done = False
+    looks = 0
+
+    @property
+    def progress(self) -> int:
+        self.looks += 1
+        return 0
+
+
+@pytest.mark.parametrize(("progress_s", "expected"), [(20.0, 16), (300.0, 2)])
+async def test_the_watch_looks_at_an_answer_as_often_as_its_deadline_needs(
+    progress_s: float, expected: int
+) -> None:
+    reply, exchange = Looked(), Exchange("req_1", "chat/completions", 0.0, 0.0, "")
+    watching = watch.Watch(lambda: 0.0)
+    watching.begin(exchange, cast(Any, None), cast(Any, reply), progress_s)
+    for _ in range(16):
+        watching._look()
+    assert reply.looks == expected
+    watching.end(exchange)

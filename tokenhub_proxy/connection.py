@@ -39,19 +39,27 @@ class BadBody(Exception):
     """The body's framing is not HTTP."""
 
 
-class HttpClient:
+class _PerChunk:
+    """What each write looks at, side by side: see `transports.http1`."""
+
+    __slots__ = ("_chunked", "begun", "bytes_out", "socket")
+
+    _chunked: bool  # HTTP/1.0 knows no chunks
+    begun: bool
+    bytes_out: int
+    socket: Socket
+
+
+class HttpClient(_PerChunk):
     """One request and its answer: `wire.Client`, but for where the pieces of its body come from.
 
     `length` is the body's declared one, None where it comes in chunks.
     """
 
     __slots__ = (
-        "_chunked",
         "_head",
         "_source",
         "_status",
-        "begun",
-        "bytes_out",
         "digest",
         "extra_headers",
         "headers",
@@ -62,7 +70,6 @@ class HttpClient:
         "peer",
         "query",
         "query_credentials",
-        "socket",
         "special",
     )
 
@@ -88,7 +95,7 @@ class HttpClient:
         self.special = special
         self.length = length
         self.keep_alive = keep_alive
-        self._chunked = chunked  # HTTP/1.0 knows no chunks
+        self._chunked = chunked
         self.query_credentials = query_credentials
         self.digest: bytes | None = None
         self.extra_headers: Mapping[str, str] = {}

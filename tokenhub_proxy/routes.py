@@ -40,6 +40,11 @@ class Timeouts:
     progress_s: float = 300.0  # bytes, but no data event: only comments or pings
     total_s: float = 1800.0
 
+    @property
+    def nearest_s(self) -> float:
+        """The one that passes first, once there is a connection; `progress_s` is another timer's."""
+        return min(self.first_byte_s, self.idle_s, self.total_s)
+
 
 @dataclass(frozen=True, slots=True)
 class Upstream:

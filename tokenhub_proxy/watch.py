@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from tokenhub_proxy import sse
+from tokenhub_proxy import looks, sse
 from tokenhub_proxy.dialects import Reply
 from tokenhub_proxy.errors import UpstreamUnavailable
 from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.wire import Client, Incoming
 
-# How often every answer is looked at: deadlines are kept to within this. A look costs about a
-# microsecond, and a chunk costs nothing for it.
+# How often answers are looked at: a near deadline is kept to within this, a far one to within eight
+# times as much. A chunk costs nothing for it.
 LOOK_S = 0.5
 
 
@@ -23,13 +23,17 @@ class Watch:
         self._monotonic = monotonic
         self._watched: dict[Exchange, _Watched] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._begun = 0  # how many there were
+        self._turn = 0
 
     def begin(self, exchange: Exchange, incoming: Incoming, reply: Reply, progress_s: float) -> None:
         """Cut this answer when nothing but comments and pings has come for `progress_s`.
 
         It takes the place of another target's answer in the same exchange.
         """
-        self._watched[exchange] = _Watched(incoming, reply, progress_s, self._monotonic())
+        self._begun += 1
+        turn = looks.turn(self._begun, progress_s)
+        self._watched[exchange] = _Watched(incoming, reply, progress_s, self._monotonic(), turn)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
@@ -39,6 +43,8 @@ class Watch:
         watched.client = client
         watched.keep_alive_s = keep_alive_s
         watched.spoke_at_s = self._monotonic()
+        if keep_alive_s is not None and keep_alive_s < looks.FAR_S:
+            watched.turn = looks.ALWAYS
 
     def end(self, exchange: Exchange) -> None:
         """Nothing more is said or cut. Without an answer there is nothing to do."""
@@ -51,8 +57,10 @@ class Watch:
 
     def _look(self) -> None:
         now_s = self._monotonic()
+        self._turn = turn = (self._turn + 1) % looks.TURNS
         for watched in tuple(self._watched.values()):
-            watched.look(now_s)
+            if watched.turn == turn or watched.turn == looks.ALWAYS:
+                watched.look(now_s)
         self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look) if self._watched else None
 
 
@@ -61,10 +69,11 @@ class _Watched:
 
     __slots__ = (
         "_bytes_out", "_incoming", "_progress", "_progress_s", "_progressed_at_s", "_reply", "client",
-        "keep_alive_s", "spoke_at_s",
+        "keep_alive_s", "spoke_at_s", "turn",
     )  # fmt: skip
 
-    def __init__(self, incoming: Incoming, reply: Reply, progress_s: float, now_s: float) -> None:
+    def __init__(self, incoming: Incoming, reply: Reply, progress_s: float, now_s: float, turn: int) -> None:
+        self.turn = turn
         self._incoming = incoming
         self._reply = reply
         self._progress_s = progress_s

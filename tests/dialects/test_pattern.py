@@ -103,3 +103,10 @@ def test_a_pattern_takes_one_event_or_many() -> None:
     assert pattern.events(event({"content": "other"}) * 5 + event({}, "stop")) == 0
     assert pattern.events(event({"content": "other"})[:-1]) == 0
     assert pattern.events(event({"content": 'quo"ted'})) == 0
+
+
+def test_an_event_whose_end_is_a_part_of_its_beginning_is_none() -> None:
+    pattern = Pattern(b'data: {"content":"x"}\n\n')
+    assert pattern.events(b'data: {"content":""}\n\n') == 1
+    assert pattern.events(b'data: {"content":"}\n\n') == 0
+    assert NOTHING.events(b"\r\r") == NOTHING.events(b"\r") == 0

@@ -396,3 +396,27 @@ async def test_a_call_binds_numbers_and_texts_alone_and_what_is_absent_is_null_a
         (one.request_id,),
     ).fetchall()
     assert row == (None,) * 5
+
+
+async def test_of_many_open_calls_a_few_changes_wait_for_company_and_of_few_none_does(
+    ledger: SqliteLedger, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committer, "PACE_S", 0.2)
+    before = storage.commits
+    for _ in range(committer.COMPANY):  # alone each time, so each is a commit of its own
+        await ledger.place(hold())
+    assert storage.commits - before == committer.COMPANY
+
+    await ledger.place(hold())
+    began, before = time.monotonic(), storage.commits
+    waiting = []
+    for _ in range(3):
+        waiting.append(asyncio.ensure_future(ledger.place(hold())))
+        await asyncio.sleep(0.01)
+    await asyncio.gather(*waiting)
+    assert storage.commits - before == 1
+    assert time.monotonic() - began < 2
+
+    before = storage.commits
+    await asyncio.gather(*(ledger.place(hold()) for _ in range(3)))  # more than a 64th: at once
+    assert storage.commits - before == 1

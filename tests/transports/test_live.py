@@ -26,6 +26,7 @@ from tests.chaos import (
 )
 from tests.transports.asking import Answer, ask, failing, outgoing, upstream_has_the_request
 from tests.transports.conftest import Clock
+from tokenhub_proxy.errors import UpstreamUnavailable
 from tokenhub_proxy.routes import Timeouts
 from tokenhub_proxy.transports.live import Live
 from tokenhub_proxy.wire import HOLD
@@ -358,3 +359,22 @@ async def test_cancelling_at_any_turn_of_the_loop_leaks_nothing(live: Live) -> N
         turns += 1
         assert turns < 2000
     assert turns > 5
+
+
+async def test_a_far_deadline_passes_as_a_near_one_does(live: Live, clock: Clock) -> None:
+    far = Timeouts(first_byte_s=3600.0, idle_s=3600.0, total_s=10e6)
+    pieces: list[bytes] = []
+    async with (
+        serve([request(), send(CHUNKED + chunk(EVENT)), deaf()]) as upstream,
+        live.send(outgoing(upstream.url, timeouts=far)) as incoming,
+        asyncio.timeout(10),
+    ):
+        pumping = asyncio.ensure_future(incoming.pump(pieces.append))
+        while not pieces:
+            await asyncio.sleep(0.005)
+        while not pumping.done():
+            clock.advance(3601.0)
+            await asyncio.sleep(0.02)
+        with pytest.raises(UpstreamUnavailable) as caught:
+            await pumping
+    assert (caught.value.kind, pieces) == ("idle", [EVENT])

@@ -41,7 +41,19 @@ def usage_member(found: Mapping[str, Any]) -> object:
     return found.get("usage")
 
 
-class Stream:
+class _PerChunk:
+    """What each chunk of plain text looks at, side by side: see `transports.http1`."""
+
+    __slots__ = ("_at_event", "_events", "_length", "_pattern")
+
+    _at_event: bool  # what comes next begins an event that need not be looked into for its text
+    # For the estimate of a stream without usage: data events, and their bytes.
+    _events: int
+    _length: int
+    _pattern: Pattern
+
+
+class Stream(_PerChunk):
     """A stream relayed as it comes.
 
     The client's bytes are the upstream's, but for the usage event that only we asked for, and for
@@ -51,10 +63,10 @@ class Stream:
     """
 
     __slots__ = (
-        "_ahead", "_at_event", "_call", "_ending", "_envelope", "_events", "_failed", "_finished_choices",
-        "_hide_usage", "_keeper", "_length", "_model", "_null_finish", "_null_usage", "_open", "_pattern",
-        "_patterns", "_raise_error", "_read_usage", "_reported", "_rest_said", "_skipping", "_splitter",
-        "_usage_of", "begun", "done", "finished", "headers", "notes", "status",
+        "_ahead", "_call", "_ending", "_envelope", "_failed", "_finished_choices", "_hide_usage", "_keeper",
+        "_model", "_null_finish", "_null_usage", "_open", "_patterns", "_raise_error", "_read_usage",
+        "_reported", "_rest_said", "_skipping", "_splitter", "_usage_of", "begun", "done", "finished",
+        "headers", "notes", "status",
     )  # fmt: skip
 
     def __init__(
@@ -87,7 +99,7 @@ class Stream:
         self._read_usage = read
         self._keeper = keeper
         self._splitter = sse.Splitter()
-        self._at_event = False  # what comes next begins an event that need not be looked into for its text
+        self._at_event = False
         self._pattern = NOTHING
         self._patterns = 0  # how many there were
         self._rest_said = 0  # how much of the unfinished event the client has already
@@ -98,8 +110,7 @@ class Stream:
         self._failed = False
         self._finished_choices: set[object] = set()
         self._reported: Usage | None = None
-        # For the estimate of a stream without usage: data events, their bytes, and what of them
-        # is no content.
+        # For the estimate of a stream without usage, with what of an event is no content.
         self._events = 0
         self._length = 0
         self._envelope = 0

@@ -96,6 +96,11 @@ class Books:
         return len(self._open), sum(placed.hold.amount for placed in self._open.values())
 
     @property
+    def open_count(self) -> int:
+        """How many holds are open."""
+        return len(self._open)
+
+    @property
     def open_from(self) -> int:
         """Every hold with a smaller id has ended."""
         return next(iter(self._open), self._next_id)

@@ -17,6 +17,11 @@ log = logging.getLogger("tokenhub_proxy.ledger")
 
 # A batch waits for the first turn of the loop that brings nothing new, but so many turns at most.
 GATHERING_TURNS_MAX = 8
+# A commit costs a tenth of a millisecond of CPU, for one change as for fifty. With many calls open, changes
+# come every other millisecond; those of less than a 64th of the calls wait until this long after the last
+# commit was begun, for company. With 64 calls or fewer nobody waits.
+PACE_S = 0.005
+COMPANY = 64
 # Between two tries to write while storage fails: soon, then twice as long up to the second number.
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 1.0
@@ -48,6 +53,7 @@ class Committer:
         self._scheduled = False
         self._gathered = 0
         self._turns = 0
+        self._begun_s = 0.0  # when the last batch was handed over
         self._busy: Batch | None = None
         self._doubted: Batch | None = None
         self._retry_s = RETRY_FIRST_S
@@ -91,8 +97,13 @@ class Committer:
             self._gathered = arrived
             self._turns += 1
             self._loop.call_soon(self._gather)
-        else:
-            self._hand_over()
+            return
+        if arrived * COMPANY < self._books.open_count:
+            wait_s = self._begun_s + PACE_S - self._loop.time()
+            if wait_s > 0:
+                self._loop.call_later(wait_s, self._hand_over)
+                return
+        self._hand_over()
 
     def _hand_over(self) -> None:
         self._scheduled = False
@@ -105,7 +116,7 @@ class Committer:
             batch = Batch(self._number, changes, self._books.open_from, self._boot_id)
         self._doubted = None
         self._busy = batch
-        batch.started_at = self._loop.time()
+        batch.started_at = self._begun_s = self._loop.time()
         if self._watch is None:
             self._watch = self._loop.call_later(WATCH_S, self._look)
         self._writer.submit(lambda: self._writer.write(batch), self._written)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import ClassVar, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -30,11 +31,23 @@ BUFFER_BYTES_MAX = 256 * 1024
 READ_BYTES_MAX = 64 * 1024
 # One for all: what is read is parsed, and copied where it is kept, before the loop reads again.
 _READ = memoryview(bytearray(READ_BYTES_MAX))
+_BUFFERS: dict[int, memoryview] = defaultdict(lambda: _READ)
 
 Lost = Callable[["Connection"], None]
 
 
-class Connection(asyncio.BufferedProtocol):
+class _PerChunk:
+    """What each chunk looks at: side by side, for a stream's memory is cold when its chunk comes."""
+
+    __slots__ = ("_at_chunk", "_held", "_sink", "heard")
+
+    _at_chunk: bool  # the parser waits for the size of a chunk, as far as we know
+    _held: bool  # by the sink, or because the buffer is full
+    _sink: Sink | None
+    heard: bool  # something has come since `silent_s` was asked
+
+
+class Connection(_PerChunk, asyncio.BufferedProtocol):
     """Carries one exchange at a time: `begin`, `pump` until the end, `rest`; then the next.
 
     The waits are wake-ups only: whoever is woken looks at `failure`, `head_done` and `complete`.
@@ -42,43 +55,12 @@ class Connection(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_at_chunk",
-        "_body_end",
-        "_buffer",
-        "_buffered",
-        "_chunked",
-        "_clock",
-        "_fault",
-        "_heard_s",
-        "_held",
-        "_interim",
-        "_keep",
-        "_new_waiter",
-        "_on_lost",
-        "_outbox",
-        "_overhead",
-        "_parser",
-        "_paused",
-        "_pieces",
-        "_raw_headers",
-        "_sink",
-        "_surplus",
-        "_transport",
-        "_until_eof",
-        "_waiter",
-        "complete",
-        "failure",
-        "head_done",
-        "headers",
-        "heard",
-        "idle_since_s",
-        "lost",
-        "on_body",
-        "on_header",
-        "reading",
-        "reused",
+        "_body_end", "_buffer", "_buffered", "_chunked", "_clock", "_fault", "_heard_s", "_interim",
+        "_keep", "_new_waiter", "_on_lost", "_outbox", "_overhead", "_parser", "_paused", "_pieces",
+        "_raw_headers", "_surplus", "_transport", "_until_eof", "_waiter", "complete", "failure",
+        "head_done", "headers", "idle_since_s", "lost", "on_body", "on_header", "reading", "reused",
         "status",
-    )
+    )  # fmt: skip
 
     def __init__(self, clock: Callable[[], float], on_lost: Lost, outbox: Outbox | None = None) -> None:
         loop = asyncio.get_running_loop()
@@ -103,10 +85,10 @@ class Connection(asyncio.BufferedProtocol):
         self.headers: Mapping[str, str] = {}
         self.failure: Exception | None = None
         self._heard_s = 0.0
-        self._at_chunk = False  # the parser waits for the size of a chunk, as far as we know
-        self._sink: Sink | None = None
+        self._at_chunk = False
+        self._sink = None
         self._paused = False  # by the client, who can't keep up
-        self._held = False  # by the sink, or because the buffer is full
+        self._held = False
         self._interim = False
         self._until_eof = False
         self._keep = False
@@ -119,8 +101,7 @@ class Connection(asyncio.BufferedProtocol):
         """What one exchange that ended well leaves behind for the next; one that did not is the last."""
         self.head_done = False
         self.complete = False
-        # Something has come since `silent_s` was asked; noting when would cost a look at the clock.
-        self.heard = True
+        self.heard = True  # noting when would cost a look at the clock
         self._chunked = False
         self._overhead = 0
         self._buffered = 0
@@ -230,8 +211,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return _READ
+    # Called before each read, always with the same size: C calls C, and looks at nothing of the stream.
+    get_buffer: ClassVar[Callable[[int], memoryview]] = _BUFFERS.__getitem__  # type: ignore[assignment]
 
     def buffer_updated(self, nbytes: int) -> None:
         sink = self._sink

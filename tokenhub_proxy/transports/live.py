@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from tokenhub_proxy import looks
 from tokenhub_proxy.errors import UpstreamUnavailable
 from tokenhub_proxy.outbox import Outbox
 from tokenhub_proxy.routes import Upstream
@@ -17,7 +18,8 @@ from tokenhub_proxy.transports.origin import Origin
 from tokenhub_proxy.transports.pool import Pool
 from tokenhub_proxy.wire import Outgoing, Sink
 
-# One timer looks after all calls: a deadline is kept to within this.
+# One timer looks after all calls: a near deadline is kept to within this, a far one to within eight
+# times as much.
 _SWEEP_S = 0.25
 # Many servers drop an idle connection after 60 to 75 s; being first spares a request the retry.
 _IDLE_MAX_S = 60.0
@@ -53,6 +55,8 @@ class Live:
         self._via = via
         self._pools: dict[str, Pool] = {}  # by the upstream's name
         self._in_flight: set[LiveIncoming] = set()
+        self._sent = 0  # how many there were
+        self._turn = 0
         self._shared: Outbox | None = None  # by all connections, from the first call on
         self._timer: asyncio.TimerHandle | None = None
         self._sweeping = False  # the timer is due within _SWEEP_S
@@ -107,8 +111,10 @@ class Live:
 
     def _sweep(self) -> None:
         now_s = self._clock()
+        self._turn = turn = (self._turn + 1) % looks.TURNS
         for incoming in tuple(self._in_flight):
-            incoming._check(now_s)
+            if incoming._turn == turn or incoming._turn == looks.ALWAYS:
+                incoming._check(now_s)
         idle = 0
         for pool in self._pools.values():
             pool.close_idle(now_s - _IDLE_MAX_S)
@@ -139,6 +145,7 @@ class LiveIncoming:
         "_sent_s",
         "_started_s",
         "_timeouts",
+        "_turn",
         "_waited_s",
         "headers",
         "retried",
@@ -148,7 +155,9 @@ class LiveIncoming:
     def __init__(self, live: Live, outgoing: Outgoing) -> None:
         self._live = live
         self._outgoing: Outgoing | None = outgoing  # until it is answered: a stream may outlast it by an hour
-        self._timeouts = outgoing.upstream.timeouts
+        self._timeouts = timeouts = outgoing.upstream.timeouts
+        live._sent += 1
+        self._turn = looks.turn(live._sent, timeouts.nearest_s)
         self._connection: Connection | None = None
         self._ends_s: float | None = None
         self._paused_s: float | None = None  # since when the client can't keep up
@@ -236,6 +245,7 @@ class LiveIncoming:
         """`wire.Incoming.linger`; the sweep looks after it."""
         if self._ends_s is None:
             self._ends_s = self._live._clock() + grace_s
+            self._turn = looks.ALWAYS
 
     def cut(self, error: Exception) -> None:
         """`wire.Incoming.cut`. Closes the connection at once."""
