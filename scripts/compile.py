@@ -16,7 +16,7 @@ from setuptools import setup
 COMPILED = [
     *("aiohttp_client", "calls", "connection", "exchange", "fallback", "front", "heads"),
     *("health", "keys", "limits", "observers", "outbox", "prices", "relay", "request_ids", "routes"),
-    *("forwarding", "looks", "sockets", "watch", "wire"),
+    *("forwarding", "looks", "server", "sockets", "watch", "wire"),
     *("dialects/__init__", "dialects/answers", "dialects/azure", "dialects/openai"),
     *("dialects/passthrough", "dialects/pattern", "dialects/replies", "dialects/usage"),
     *("ledger/__init__", "ledger/books", "ledger/changes", "ledger/rows"),

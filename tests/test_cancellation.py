@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import KEY, Running, Serve, one_upstream
 from tests.test_relay_clients import until
+from tests.test_relay_fallback import error_says
 from tests.test_server import MESSAGES
 from tests.upstream import DONE, STREAM, Asked, FakeUpstream, Says, stream_says, whole
 from tokenhub_proxy.errors import ShuttingDown
@@ -44,7 +45,7 @@ class Caller:
     query_credentials = ()
     paused = stalled = False
 
-    def __init__(self, stream: bool) -> None:
+    def __init__(self, stream: bool, model: str = "m") -> None:
         self.headers = Headers()
         self.digest: bytes | None = None
         self.source: Incoming | None = None
@@ -53,7 +54,7 @@ class Caller:
         self.status = 0
         self.told = b""
         self.ends: list[str] = []
-        self._body = orjson.dumps({"model": "m", "messages": MESSAGES, "stream": stream})
+        self._body = orjson.dumps({"model": model, "messages": MESSAGES, "stream": stream})
 
     async def body(self, bytes_max: int) -> bytes:
         await asyncio.sleep(0)
@@ -176,6 +177,26 @@ async def test_wherever_a_client_leaves_the_call_ends_once_and_nobody_is_told(
 
     assert waits >= 6  # body, hold, head, answer, books, end
     assert list(dict.fromkeys(phases)) == ["read", "held", "ttfb", "stream"]
+
+
+@pytest.mark.parametrize("refused_by", ["us", "upstream"])
+async def test_of_a_refused_call_nothing_waits_for_the_collector(
+    serve: Serve, upstream: FakeUpstream, refused_by: str
+) -> None:
+    upstream.says = lambda asked: error_says(500)
+    running = await serve(one_upstream(upstream.base_url))
+    caller = Caller(stream=False, model="m" if refused_by == "upstream" else "unknown")
+    kept = weakref.ref(caller)
+
+    gc.collect()
+    gc.disable()
+    try:
+        await running.proxy.relay.handle(cast(Any, caller), "chat")
+        assert caller.status == (502 if refused_by == "upstream" else 404)
+        del caller
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -106,7 +106,7 @@ class Relay:
             try:
                 await self._exchange(exchange, client)
             except ProxyError as error:
-                refusal = error
+                refusal = error.with_traceback(None)  # which would hold this frame
             except asyncio.CancelledError:
                 if not isinstance(exchange.error, ShuttingDown):
                     exchange.gone = exchange.gone or exchange.phase

@@ -145,10 +145,9 @@ class Application:
         """Answer one request, whichever connection it came on."""
         if "origin" in client.special:
             client.extra_headers = self._cors(client)
-        try:
-            client.check()
-        except InvalidRequest as error:
-            await answer_error(client, error, self.request_id())
+        refusal = unreadable(client)
+        if refusal is not None:
+            await answer_error(client, refusal, self.request_id())
             return
         endpoint = METERED.get(client.path) if client.method == "POST" else None
         try:
@@ -158,16 +157,18 @@ class Application:
                 await self._relay.handle(client, endpoint)
             else:
                 await self._plain(client)
+            return
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception:
             # The relay has told the client already; the others are told here.
             log.exception("unexpected error in %s %s", client.method, shown(client.path))
-            if not client.begun:
-                await answer_error(client, InternalError(), self.request_id())
+        if not client.begun:
+            await answer_error(client, InternalError(), self.request_id())
 
     async def _plain(self, client: HttpClient) -> None:
         id = self.request_id()
+        refusal: ProxyError | None = None
         try:
             if self._mounted is not None and f"{client.path}/".startswith(MOUNTS):
                 # What answers with a cookie's authority is for no other origin's scripts.
@@ -180,7 +181,9 @@ class Application:
             handler = self._find(client.method, client.path)
             page = await handler(client, client.path)
         except ProxyError as error:
-            await answer_error(client, error, id)
+            refusal = error.with_traceback(None)  # which would hold this frame
+        if refusal is not None:
+            await answer_error(client, refusal, id)
             return
         await answer(client, page.status, {"content-type": page.content_type, "x-request-id": id}, page.body)
 
@@ -290,6 +293,15 @@ class Application:
 
     async def _llms(self, client: HttpClient, path: str) -> Page:
         return self._guide
+
+
+def unreadable(client: HttpClient) -> InvalidRequest | None:
+    """The refusal of a request that two readers could take for two things."""
+    try:
+        client.check()
+    except InvalidRequest as error:
+        return error
+    return None
 
 
 def _json(found: object) -> Page:
