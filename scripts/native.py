@@ -30,6 +30,7 @@ MADE_OF = (
 )
 # The libraries as well: what is typed decides what is compiled to what.
 LOCKS = ("compile.txt", "release.txt")
+FLAGS = ("CC", "LDSHARED", "CFLAGS", "CPPFLAGS", "LDFLAGS")
 ZIP_EPOCH = "315532800"  # of 1980, where the dates of archives begin
 UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 
@@ -65,8 +66,8 @@ def sources(tree: Path) -> Iterator[Path]:
 
 
 def state(tree: Path) -> str:
-    """What decides every byte of what is made: the code, the tools, Python, and what the compiler is told."""
-    flags = [os.environ.get(name, "") for name in ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS")]
+    """What decides what is made: the code, the tools, Python, the compiler, and what that is told."""
+    flags = [os.environ.get(name, "") for name in FLAGS]
     digest = hashlib.sha256(repr((sys.version, sysconfig.get_platform(), compiler(), flags)).encode())
     files = [(ROOT / "requirements", Path(name)) for name in LOCKS] + [(tree, name) for name in sources(tree)]
     for folder, name in files:

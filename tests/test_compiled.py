@@ -136,9 +136,9 @@ def test_no_class_outside_inherits_from_a_compiled_one() -> None:
 def checkout(tmp_path: Path) -> Path:
     """A checkout of few files, whose scripts/compile.py notes that it ran and makes a wheel."""
     programs = {
-        ".venv/bin/python": f'#!/bin/sh\nexec {sys.executable} "$@"\n',
+        ".venv/bin/python": f"#!/bin/sh\nexec '{sys.executable}' \"$@\"\n",
         "scripts/install": "#!/bin/sh\n",
-        "scripts/tools": f"#!/bin/sh\necho {sys.executable}\n",
+        "scripts/tools": f"#!/bin/sh\necho '{sys.executable}'\n",
     }
     files = {
         **programs,

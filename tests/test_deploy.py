@@ -6,6 +6,7 @@ import asyncio
 import configparser
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -215,6 +216,9 @@ def test_what_goes_to_the_builder_is_what_is_committed_and_copied() -> None:
     wanted = configparser.ConfigParser()
     wanted.read(ROOT / "setup.cfg")
     assert {name for names in wanted["options.data_files"].values() for name in names.split()} <= let_in
+    # The same is compiled, and nothing else decides whether it is compiled again.
+    native = runpy.run_path(str(ROOT / "scripts/native.py"))
+    assert {*native["MADE_OF"]} == let_in - {"requirements"}
 
 
 # --- the page
