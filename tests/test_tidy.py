@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tokenhub_proxy"
+GROUP_S = 60.0
 
 # Imports go down only. A line ending in `.*` is a package with all that is in it; the longest
 # line that fits a module counts. A new module needs a line here: on the lowest floor that has
@@ -409,6 +412,21 @@ def test_an_assertion_only_looks() -> None:
 def test_the_asserts_of_the_tests_helpers_hold_without_assert_statements(helper: str) -> None:
     """`python -O` drops them, with the calls inside; those that pytest has rewritten stay."""
     assert "@pytest_ar" in vars(importlib.import_module(f"tests.{helper}"))
+
+
+def test_what_is_made_once_for_a_group_of_tests_is_made_in_one_worker(tmp_path: Path) -> None:
+    (tmp_path / "test_group.py").write_text(
+        "import os\nimport pytest\n"
+        "@pytest.mark.xdist_group('one')\n"
+        "@pytest.mark.parametrize('number', range(8))\n"
+        "def test_it(number):\n"
+        "    with open('workers', 'a') as told:\n"
+        "        told.write(os.environ['PYTEST_XDIST_WORKER'] + ' ')\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "no:schemathesis", "-n", "2", "--dist", "loadgroup"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=GROUP_S)
+    workers = (tmp_path / "workers").read_text().split()
+    assert (len(workers), len(set(workers))) == (8, 1)
 
 
 # In two pieces, so that this file does not find itself.
