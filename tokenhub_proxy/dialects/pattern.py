@@ -24,17 +24,19 @@ class Pattern:
     def events(self, data: bytes) -> int:
         """How many such events these are; 0 where there is anything else, or a part of one.
 
-        All quotes and line ends are in what is known, so there is none in the texts. An end that
-        overlapped the beginning would share its quote with it, and one would be missing.
+        All quotes and line ends are in what is known, so there is none in the texts.
         """
         begin, end = self._begin, self._end
         if not (data.startswith(begin) and data.endswith(end)):
             return 0
+        first, last = len(begin), len(data) - len(end)
+        if first > last:
+            return 0
         # One event alone is the rule: its text is short, and all else is known.
-        text = data[len(begin) : -len(end)]
+        text = data[first:last]
         if self._found and text.find(b'"') < 0 and text.find(b"\n") < 0 and text.find(b"\r") < 0:
-            return int(len(data) >= len(begin) + len(end))
-        events = data.count(self._between, len(begin), len(data) - len(end)) + 1
+            return 1
+        events = data.count(self._between, first, last) + 1
         # `find` is faster than `in`, which first tries whether it was given a number.
         quotes, line_ends = data.count(b'"'), data.count(b"\n")
         if quotes != events * self._quotes or line_ends != 2 * events or data.find(b"\r") >= 0:
