@@ -23,6 +23,9 @@ class Wire:
     def is_closing(self) -> bool:
         return self.closed
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def write(self, data: bytes) -> None:
         assert not self.closed, "written after the end"
         self.got.append(data)
@@ -46,12 +49,12 @@ class Turns:
 def test_the_first_write_of_a_turn_waits_for_nothing() -> None:
     turns, wire, other = Turns(), Wire(), Wire()
     outbox = Outbox(turns.soon)
-    outbox.write(wire, b"a", b"")
-    outbox.write(other, b"b", b"")
+    outbox.write(wire, -1, b"a", b"")
+    outbox.write(other, -1, b"b", b"")
     assert (wire.got, other.got) == ([b"a"], [])
     turns.turn()
     assert other.got == [b"b"]
-    outbox.write(other, b"c", b"")
+    outbox.write(other, -1, b"c", b"")
     assert other.got == [b"b", b"c"]
 
 
@@ -59,7 +62,7 @@ def test_a_connection_that_has_died_loses_its_own_bytes_alone() -> None:
     turns, wires = Turns(), [Wire() for _ in range(3)]
     outbox = Outbox(turns.soon)
     for wire in wires:
-        outbox.write(wire, b"x", b"")
+        outbox.write(wire, -1, b"x", b"")
     wires[1].closed = True
     turns.turn()
     assert [wire.got for wire in wires] == [[b"x"], [], [b"x"]]
@@ -78,7 +81,7 @@ def test_every_wire_gets_all_its_bytes_in_their_order(steps: list[int | str]) ->
             assert [wire.got for wire in wires] == sent
         else:
             sent[int(step)].append(b"%d" % number)
-            outbox.write(wires[int(step)], b"", sent[int(step)][-1])
+            outbox.write(wires[int(step)], -1, b"", sent[int(step)][-1])
     turns.turn()
     assert [wire.got for wire in wires] == sent
 
@@ -91,7 +94,7 @@ def client(wire: Wire, outbox: Outbox) -> HttpClient:
         retiring=False,
         writing_paused=False,
         flush=outbox.flush,
-        send=lambda head, body: outbox.write(wire, head, body),
+        send=lambda head, body: outbox.write(wire, -1, head, body),
     )
     found = HttpClient(socket, "POST", "/", {}, (), 0, keep_alive=True)  # type: ignore[arg-type]
     found.begin(200, [])

@@ -103,7 +103,7 @@ class FrontConnection(Socket, asyncio.Protocol):
         self.transport.close()
 
     def send(self, head: bytes, body: bytes) -> None:
-        self._front.outbox.write(self.transport, head, body)
+        self._front.outbox.write(self.transport, self.descriptor, head, body)
 
     def flush(self) -> None:
         self._front.outbox.flush()

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Written(Protocol):
     """A transport, as far as it matters here."""
 
     def is_closing(self) -> bool: ...
+    def get_write_buffer_size(self) -> int: ...
     def write(self, data: bytes) -> None: ...
+
+
+class Made(Protocol):
+    """A transport of either event loop, TLS or not."""
+
+    def get_extra_info(self, name: str) -> Any: ...
 
 
 # Up to here head and body are joined into one write, which is one system call and one packet;
@@ -18,13 +26,35 @@ class Written(Protocol):
 JOINED_BYTES_MAX = 64 * 2**10
 
 
-def write_whole(transport: Written, head: bytes, body: bytes) -> None:
-    """Write a whole message now."""
-    if len(body) <= JOINED_BYTES_MAX:
-        transport.write(head + body)
-    else:
+def descriptor(transport: Made) -> int:
+    """The socket that this transport's bytes can be written to as they are, or -1: TLS changes them."""
+    socket = transport.get_extra_info("socket")
+    # Windows numbers its sockets apart from its files.
+    if socket is None or transport.get_extra_info("sslcontext") is not None or os.name != "posix":
+        return -1
+    return int(socket.fileno())
+
+
+def write_whole(transport: Written, descriptor: int, head: bytes, body: bytes) -> None:
+    """Write a whole message now, straight to the socket where the transport has nothing to write before it.
+
+    As long as the transport is not closing, the descriptor is its own. What the socket does not take,
+    and what goes wrong, is the transport's: it waits, and it tells of what is lost.
+    """
+    if len(body) > JOINED_BYTES_MAX:
         transport.write(head)
         transport.write(body)
+        return
+    data = head + body
+    if descriptor >= 0 and not transport.is_closing() and not transport.get_write_buffer_size():
+        try:
+            written = os.write(descriptor, data)
+        except OSError:
+            written = 0
+        if written == len(data):
+            return
+        data = data[written:]
+    transport.write(data)
 
 
 class Outbox:
@@ -43,9 +73,9 @@ class Outbox:
         self._soon = soon
         self._turn = False  # something was written in this turn
         # For each call under way what one read of its upstream has brought, or one message.
-        self._waiting: list[tuple[Written, bytes, bytes]] = []
+        self._waiting: list[tuple[Written, int, bytes, bytes]] = []
 
-    def write(self, transport: Written, head: bytes, body: bytes) -> None:
+    def write(self, transport: Written, descriptor: int, head: bytes, body: bytes) -> None:
         """Write a message now, or by the end of the turn; a large one now, so that its reader can be slow."""
         if not self._turn:
             self._turn = True
@@ -53,16 +83,16 @@ class Outbox:
         elif len(body) > JOINED_BYTES_MAX:
             self.flush()
         else:
-            self._waiting.append((transport, head, body))
+            self._waiting.append((transport, descriptor, head, body))
             return
-        write_whole(transport, head, body)
+        write_whole(transport, descriptor, head, body)
 
     def flush(self) -> None:
         """Write what waits: somebody is about to close a connection, or to write past this."""
         waiting, self._waiting = self._waiting, []
-        for transport, head, body in waiting:
+        for transport, descriptor, head, body in waiting:
             if not transport.is_closing():
-                write_whole(transport, head, body)
+                write_whole(transport, descriptor, head, body)
 
     def _end_turn(self) -> None:
         self._turn = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
-from tokenhub_proxy.outbox import write_whole
+from tokenhub_proxy import outbox
 
 if TYPE_CHECKING:
     from tokenhub_proxy.connection import HttpClient
@@ -28,12 +28,23 @@ class Socket:
     that the connection was closed.
     """
 
-    __slots__ = ("_drained", "_loop", "_stall_timer", "client", "peer", "retiring", "stalled", "transport")
+    __slots__ = (
+        "_drained",
+        "_loop",
+        "_stall_timer",
+        "client",
+        "descriptor",
+        "peer",
+        "retiring",
+        "stalled",
+        "transport",
+    )
 
     def __init__(self, transport: asyncio.BaseTransport, loop: asyncio.AbstractEventLoop) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's inherits from nothing
         name = transport.get_extra_info("peername")
         self.peer = str(name[0]) if isinstance(name, tuple) else ""  # a UNIX socket has no address
+        self.descriptor = outbox.descriptor(self.transport)
         self.client: HttpClient | None = None  # whose request is at hand
         self.retiring = False
         self.stalled = False
@@ -64,7 +75,7 @@ class Socket:
 
     def send(self, head: bytes, body: bytes) -> None:
         """Write a whole answer, now or soon."""
-        write_whole(self.transport, head, body)
+        outbox.write_whole(self.transport, self.descriptor, head, body)
 
     def flush(self) -> None:
         """Write what `send` has kept back."""

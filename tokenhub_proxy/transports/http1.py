@@ -10,7 +10,7 @@ from typing import ClassVar, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from tokenhub_proxy.errors import UpstreamUnavailable
-from tokenhub_proxy.outbox import Outbox
+from tokenhub_proxy.outbox import Outbox, descriptor
 from tokenhub_proxy.transports import chunks
 from tokenhub_proxy.transports.fields import (
     HEAD_BYTES_MAX,
@@ -55,9 +55,9 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_body_end", "_buffer", "_buffered", "_chunked", "_clock", "_fault", "_heard_s", "_interim",
-        "_keep", "_new_waiter", "_on_lost", "_outbox", "_overhead", "_parser", "_paused", "_pieces",
-        "_raw_headers", "_surplus", "_transport", "_until_eof", "_waiter", "complete", "failure",
+        "_body_end", "_buffer", "_buffered", "_chunked", "_clock", "_descriptor", "_fault", "_heard_s",
+        "_interim", "_keep", "_new_waiter", "_on_lost", "_outbox", "_overhead", "_parser", "_paused",
+        "_pieces", "_raw_headers", "_surplus", "_transport", "_until_eof", "_waiter", "complete", "failure",
         "head_done", "headers", "idle_since_s", "lost", "on_body", "on_header", "reading", "reused",
         "status",
     )  # fmt: skip
@@ -131,7 +131,7 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
             return waiter
         if self._parser is None:
             self._parser = HttpResponseParser(self)
-        self._outbox.write(self._transport, head, body)
+        self._outbox.write(self._transport, self._descriptor, head, body)
         return waiter
 
     async def pump(self, sink: Sink) -> bool:
@@ -210,6 +210,7 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._descriptor = descriptor(self._transport)
 
     # Called before each read, always with the same size: C calls C, and looks at nothing of the stream.
     get_buffer: ClassVar[Callable[[int], memoryview]] = _BUFFERS.__getitem__  # type: ignore[assignment]
