@@ -254,6 +254,9 @@ async def test_a_ca_file_that_is_not_there(live: Live, tmp_path: Path) -> None:
     async with serve([]) as upstream:
         url = upstream.url.replace("http:", "https:")
         assert await refused(live, outgoing(url, ca_file=str(tmp_path / "none.pem"))) == "tls"
+        while not upstream.peers:
+            await asyncio.sleep(0.005)
+        await upstream.peers[0].gone()
 
 
 async def test_cancelling_in_the_handshake_closes_the_connection(live: Live) -> None:

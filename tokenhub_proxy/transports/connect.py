@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import re
 import socket
 import ssl
@@ -143,11 +144,29 @@ async def _attempt(loop: asyncio.AbstractEventLoop, address: _Address) -> socket
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)
-        await loop.sock_connect(sock, target)
+        if not _connected(sock, target):
+            await loop.sock_connect(sock, target)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _connected(sock: socket.socket, target: Any) -> bool:
+    """Begin to connect; True if that is all. Raises OSError.
+
+    A server on this machine has answered by the time of the second look, before any turn of the loop.
+    """
+    if os.name != "posix":
+        return False  # the loop of Windows takes no socket that has begun
+    error = sock.connect_ex(target)
+    if error == errno.EINPROGRESS:
+        error = sock.connect_ex(target)
+    if error in (errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK):
+        return False
+    if error not in (0, errno.EISCONN):
+        raise OSError(error, os.strerror(error))
+    return True
 
 
 async def _open_tunnel(
