@@ -412,7 +412,8 @@ async def test_of_many_open_calls_a_few_changes_wait_for_company_and_of_few_none
     waiting = []
     for _ in range(3):
         waiting.append(asyncio.ensure_future(ledger.place(hold())))
-        await asyncio.sleep(0.01)
+        for _ in range(2 * committer.GATHERING_TURNS_MAX):  # longer than a batch gathers
+            await asyncio.sleep(0)
     await asyncio.gather(*waiting)
     assert storage.commits - before == 1
     assert time.monotonic() - began < 2
