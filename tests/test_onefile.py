@@ -30,6 +30,8 @@ STARTER = ROOT / "scripts/onefile_start.py"
 
 
 def build(folder: Path, *words: str, **more: str) -> Path:
+    if not (ROOT / ".git").exists():
+        pytest.skip("a release is built of a commit")
     done = subprocess.run(
         [str(ROOT / "scripts/binary"), *words, str(folder)],
         env={**os.environ, **more},
@@ -53,8 +55,6 @@ def has_compiler(**more: str) -> bool:
 
 @pytest.fixture(scope="module")
 def pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not (ROOT / ".git").exists():
-        pytest.skip("a release is built of a commit")
     return build(tmp_path_factory.mktemp("pyz"), "--pyz") / "tokenhub-proxy.pyz"
 
 
