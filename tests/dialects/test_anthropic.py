@@ -13,6 +13,7 @@ from tokenhub_proxy import calls
 from tokenhub_proxy.dialects import Asking, Memory
 from tokenhub_proxy.dialects.anthropic import Anthropic
 from tokenhub_proxy.errors import InvalidRequest
+from tokenhub_proxy.prices import Usage
 from tokenhub_proxy.routes import Target, Upstream
 from tokenhub_proxy.wire import Outgoing
 
@@ -572,6 +573,16 @@ def test_a_cut_after_the_head_bills_the_input_that_was_told_and_the_text_that_wa
     reply.feed(wire.sse(wire.start(head), *wire.text(0, "x" * 400)))
     assert (reply.usage.input, reply.usage.cached, reply.usage.output) == (100, 50, 100)
     assert not reply.usage.reported
+
+
+def test_a_usage_without_input_bills_the_output_that_was_told_and_an_estimate_of_the_input() -> None:
+    call = call_of(True)
+    reply = Anthropic(Memory()).reply(call, asking(), 200, SSE)
+    # The stream of a llama.cpp server whose first character took three tokens: it has no head.
+    played(reply, [wire.sse(*wire.text(0, "\N{SEEDLING}"), *wire.stop("max_tokens", {"output_tokens": 3}))])
+    assert reply.usage == Usage(input=call.input_estimate(0), output=3)
+    assert not reply.usage.reported
+    assert reply.notes == {"usage": "partial"}
 
 
 def test_nobody_serves_embeddings_here() -> None:

@@ -97,6 +97,17 @@ class UsageReader:
             reported=True,
         )
 
+    def output_alone(self, input_estimate: int) -> Usage | None:
+        """A usage that tells no input: the estimate beside the output that is told; None without one.
+
+        llama.cpp's server leaves `message_start` out where the first character takes more than one
+        token, and the count of the input with it.
+        """
+        if "output_tokens" not in self._counts:
+            return None
+        output = self._sum("output_tokens")
+        return Usage(input=input_estimate, output=output, reasoning=min(self._sum("thinking_tokens"), output))
+
     def _sum(self, name: str) -> int:
         return self._counts.get(name, 0) + self._passes.get(name, 0)
 
@@ -288,6 +299,9 @@ class Stream(TranslatedEvents):
         usage = event.get("usage")
         if usage is not None:
             self.reported = self._usage.read(usage)
+            if self.reported is None and (alone := self._usage.output_alone(self.call.input_estimate(0))):
+                self.reported = alone
+                self.notes["usage"] = "partial"
         delta = _mapping(event.get("delta"))
         if delta.get("stop_reason") is None or self.finished:
             return b""
