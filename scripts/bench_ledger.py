@@ -13,8 +13,9 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from tokenhub_proxy.keys import Key
-from tokenhub_proxy.ledger import Account, Ending, Hold, holding
+from tokenhub_proxy.ledger import Account, Ending, Hold
 from tokenhub_proxy.ledger.file import Durability
+from tokenhub_proxy.ledger.holding import holding
 from tokenhub_proxy.ledger.sqlite import SqliteLedger, open_ledger
 from tokenhub_proxy.prices import Price, Usage
 

@@ -19,7 +19,7 @@ COMPILED = [
     *("forwarding", "looks", "server", "sockets", "watch", "wire"),
     *("dialects/__init__", "dialects/answers", "dialects/azure", "dialects/openai"),
     *("dialects/passthrough", "dialects/pattern", "dialects/replies", "dialects/usage"),
-    *("ledger/__init__", "ledger/books", "ledger/changes", "ledger/rows"),
+    *("ledger/__init__", "ledger/books", "ledger/changes", "ledger/holding", "ledger/rows"),
     *("metrics/__init__", "metrics/counters", "testing/stage"),
     *("transports/chunks", "transports/http1", "transports/live", "transports/origin", "transports/pool"),
 ]

@@ -184,12 +184,12 @@ def request(rng: random.Random) -> str:
     row = rng.choice(list(ROWS.values()))
     asking = asking_of(row, **(rng.choice(OPTIONS) if row.name == "openai" else {}))
     if endpoint == "embeddings":
-        asking = asking._replace(target=replace(asking.target, model=rng.choice(EMBEDDERS)))
+        asking = replace(asking, target=replace(asking.target, model=rng.choice(EMBEDDERS)))
     route = Route("m", (asking.target,), PRICE, output_max=4096)
     try:
         amount, output_max = route.bound(call, rng.choice((None, 0, 10**6, 10**12)))
         assert amount >= PRICE.ceiling(0, 0)
-        asking = asking._replace(output_max=output_max, output_default=4096)
+        asking = replace(asking, output_max=output_max, output_default=4096)
         outgoing = dialect(row.name, Memory()).request(call, asking)
     except ProxyError as error:
         return refused(error, "unsayable")
@@ -259,7 +259,7 @@ def vectors(rng: random.Random) -> str:
     call = calls.parse(orjson.dumps(body), "embeddings", owner="main")
     row = ROWS[name]
     asking = asking_of(row)
-    asking = asking._replace(target=replace(asking.target, model=model))
+    asking = replace(asking, target=replace(asking.target, model=model))
     answer = Answered(row, call, asking, raw)
     whole = answer.told([raw])
     assert answer.told(segments(raw, rng)) == whole

@@ -16,7 +16,10 @@ KEY = Key("key_1", "laptop", "main", b"digest")
 
 
 def exchange(**fields: Any) -> Exchange:
-    return Exchange("req_1", "chat", started_at=1000.0, started_s=50.0, **fields)
+    found = Exchange("req_1", "chat", started_at=1000.0, started_s=50.0)
+    for name, value in fields.items():
+        setattr(found, name, value)
+    return found
 
 
 def hold(amount: int = 100, ending: Ending | None = None) -> Hold:

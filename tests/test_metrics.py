@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Running, load
 from tests.served import ROOT
-from tests.test_observers import KEY, served
+from tests.test_observers import KEY, noted, served
 from tests.upstream import STREAM, FakeUpstream, stream_says
 from tokenhub_proxy import cli
 from tokenhub_proxy.calls import parse
@@ -158,7 +158,7 @@ def test_a_client_s_invention_never_becomes_a_label() -> None:
     counters = Counters()
     for number in range(100):
         body = orjson.dumps({"model": f"invented-{number}", "messages": [{"role": "user", "content": "x"}]})
-        counters(Exchange("r", "chat", 1.0, 0.0, call=parse(body, "chat"), status=404))
+        counters(noted(Exchange("r", "chat", 1.0, 0.0), call=parse(body, "chat"), status=404))
         counters(served(attempts=[f"up:messages[{number}].invented", "up:200"]))
     text = "".join(counters.render())
     assert "invented" not in text

@@ -19,7 +19,8 @@ from tests.test_relay_streams import BODY, charged, request_bytes, stream, unchu
 from tests.test_server import MESSAGES, ask, error_of
 from tests.upstream import DONE, STREAM, FakeUpstream, json_says, stream_says, usage_chunk, whole
 from tokenhub_proxy import wiring
-from tokenhub_proxy.ledger import WRITEOFF, Ending, Hold, committer, holding
+from tokenhub_proxy.ledger import WRITEOFF, Ending, Hold, committer
+from tokenhub_proxy.ledger.holding import holding
 
 PATH = "/v1/chat/completions"
 CALL = {"model": "m", "messages": MESSAGES, "max_tokens": 100}

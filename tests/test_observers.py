@@ -6,6 +6,7 @@ import io
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -26,6 +27,13 @@ CANARY = "canary-of-the-prompt"
 BODY = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": CANARY}]})
 
 
+def noted(exchange: Exchange, **members: Any) -> Exchange:
+    """An exchange to which this has happened."""
+    for name, value in members.items():
+        setattr(exchange, name, value)
+    return exchange
+
+
 def served(**changes: Any) -> Exchange:
     """A call that was answered and settled."""
     hold = Hold("req_1", KEY, "m", 5000, 1000.0, id=1, ending=Ending("settled", 1002.0))
@@ -44,7 +52,7 @@ def served(**changes: Any) -> Exchange:
         "ended_s": 52.5,
         **changes,
     }
-    return Exchange("req_1", "chat", 1000.1234567, 50.0, "192.0.2.1", **members)
+    return noted(Exchange("req_1", "chat", 1000.1234567, 50.0, "192.0.2.1"), **members)
 
 
 def line(exchange: Exchange) -> dict[str, Any]:
@@ -80,7 +88,7 @@ def test_the_line_of_an_answered_call() -> None:
 
 def test_the_line_of_a_call_that_never_had_a_key() -> None:
     found = line(
-        Exchange("req_2", "chat", 1.0, 0.0, error=InvalidApiKey("unknown"), status=401, ended_s=0.01)
+        noted(Exchange("req_2", "chat", 1.0, 0.0), error=InvalidApiKey("unknown"), status=401, ended_s=0.01)
     )
     assert (found["status"], found["code"], found["reason"]) == (401, "invalid_api_key", "unknown")
     assert (found["key_id"], found["model"], found["upstream"], found["billing"]) == (
@@ -165,7 +173,7 @@ def test_the_lines_for_people_line_up() -> None:
                 error=UpstreamUnavailable(kind="reset_read"), status=502, cost=0, usage=Usage(), hold=released
             ),
             served(gone="stream"),
-            Exchange("req_2", "chat", 1.0, 0.0, error=InvalidApiKey("unknown"), ended_s=0.01),
+            noted(Exchange("req_2", "chat", 1.0, 0.0), error=InvalidApiKey("unknown"), ended_s=0.01),
         )
         == LINES
     )
@@ -194,7 +202,7 @@ def test_colours_change_nothing_of_what_is_said() -> None:
 
 
 def test_a_client_s_word_moves_no_cursor() -> None:
-    call = parse(BODY, "chat")._replace(model="\x1b[2Jm\u202e\nreq")
+    call = replace(parse(BODY, "chat"), model="\x1b[2Jm\u202e\nreq")
     said = shown_to_people(served(call=call))
     assert said.count("\n") == 1
     assert said.rstrip("\n").isprintable()

@@ -56,6 +56,7 @@ FLOORS: dict[str, int] = {
     "ledger.books": 1,
     "ledger.changes": 1,
     "ledger.keyring": 1,
+    "ledger.holding": 1,
     "ledger.orders": 1,
     "ledger.schema_orders": 1,
     "ledger.schema_people": 1,

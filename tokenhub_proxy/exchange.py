@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
 from tokenhub_proxy.keys import Key
@@ -15,7 +13,6 @@ CLIENT_GONE = 499
 _NOTHING = Usage()
 
 
-@dataclass(slots=True, eq=False)
 class Exchange:
     """What the log, the metrics and the books are told. It holds no prompt, answer or secret.
 
@@ -23,27 +20,34 @@ class Exchange:
     goes back. Amounts are nanodollars.
     """
 
-    id: str
-    endpoint: str
-    started_at: float
-    started_s: float
-    peer: str = ""
-    key: Key | None = None
-    call: Call | None = None
-    upstream: str = ""
-    upstream_model: str = ""
-    status: int = 0
-    error: ProxyError | None = None
-    gone: str = ""  # the phase in which the client left, or `write_timeout`
-    usage: Usage = _NOTHING
-    cost: int = 0
-    hold: Hold | None = None  # asked for; placed once it has an id
-    bytes_in: int = 0
-    bytes_out: int = 0
-    first_byte_s: float | None = None
-    ended_s: float = 0.0
-    attempts: list[str] = field(default_factory=list)
-    notes: dict[str, object] = field(default_factory=dict)
+    __slots__ = (
+        "attempts", "bytes_in", "bytes_out", "call", "cost", "ended_s", "endpoint", "error", "first_byte_s",
+        "gone", "hold", "id", "key", "notes", "peer", "started_at", "started_s", "status", "upstream",
+        "upstream_model", "usage",
+    )  # fmt: skip
+
+    def __init__(self, id: str, endpoint: str, started_at: float, started_s: float, peer: str = "") -> None:
+        self.id = id
+        self.endpoint = endpoint
+        self.started_at = started_at
+        self.started_s = started_s
+        self.peer = peer
+        self.key: Key | None = None
+        self.call: Call | None = None
+        self.upstream = ""
+        self.upstream_model = ""
+        self.status = 0
+        self.error: ProxyError | None = None
+        self.gone = ""  # the phase in which the client left, or `write_timeout`
+        self.usage = _NOTHING
+        self.cost = 0
+        self.hold: Hold | None = None  # asked for; placed once it has an id
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.first_byte_s: float | None = None
+        self.ended_s = 0.0
+        self.attempts: list[str] = []
+        self.notes: dict[str, object] = {}
 
     @property
     def phase(self) -> str:

@@ -29,7 +29,8 @@ from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.fallback import Answer, Fallback
 from tokenhub_proxy.health import Health
 from tokenhub_proxy.keys import Key, Networks
-from tokenhub_proxy.ledger import REMEMBERED_S, Held, Hold, Ledger, holding
+from tokenhub_proxy.ledger import REMEMBERED_S, Hold, Ledger
+from tokenhub_proxy.ledger.holding import Held, holding
 from tokenhub_proxy.limits import Admission, Limits
 from tokenhub_proxy.prices import format_usd
 from tokenhub_proxy.receipts import receipt_json

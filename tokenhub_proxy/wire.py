@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from tokenhub_proxy.routes import Upstream
 
@@ -41,7 +42,8 @@ CROSSING_VALUE_LENGTH_MAX = 1024
 HOLD = True
 
 
-class Outgoing(NamedTuple):
+@dataclass(slots=True, init=False)
+class Outgoing:
     """One request to an upstream, complete: where, what, and with which headers.
 
     `path` stands after the upstream's `base_url` and may hold a query. `credential` is the index
@@ -55,9 +57,27 @@ class Outgoing(NamedTuple):
     path: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
-    method: str = "POST"
-    dropped: tuple[str, ...] = ()
-    parts: tuple[Outgoing, ...] = ()
+    method: str
+    dropped: tuple[str, ...]
+    parts: tuple[Outgoing, ...]
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        path: str,
+        headers: tuple[tuple[str, str], ...],
+        body: bytes,
+        method: str = "POST",
+        dropped: tuple[str, ...] = (),
+        parts: tuple[Outgoing, ...] = (),
+    ) -> None:
+        self.upstream = upstream
+        self.path = path
+        self.headers = headers
+        self.body = body
+        self.method = method
+        self.dropped = dropped
+        self.parts = parts
 
 
 Sink = Callable[[bytes], bool | None]

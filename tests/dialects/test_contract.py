@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -481,4 +482,4 @@ def test_what_is_dropped_is_named_and_refused_to_the_strict(row: Row) -> None:
     dropped = made.request(call, asking_of(row)).dropped
     assert dropped == ("logit_bias", "vendor:y")
     with pytest.raises(InvalidRequest, match="logit_bias, vendor:y"):
-        made.request(call._replace(strict=True), asking_of(row))
+        made.request(replace(call, strict=True), asking_of(row))

@@ -9,7 +9,8 @@ import pytest
 
 from tests.ledger.shelf import NOW, Shelf, call, hold, key, released, settled
 from tokenhub_proxy.errors import IdempotencyConflict, InsufficientQuota, InvalidRequest, LedgerUnavailable
-from tokenhub_proxy.ledger import Account, Ledger, Window, holding
+from tokenhub_proxy.ledger import Account, Ledger, Window
+from tokenhub_proxy.ledger.holding import holding
 
 DAY_S = 86400.0
 
@@ -103,7 +104,7 @@ async def test_a_second_ending_is_refused(ledger: Ledger) -> None:
 async def test_only_a_settlement_can_cost_anything(ledger: Ledger) -> None:
     one = hold()
     await ledger.place(one)
-    one.end(released()._replace(cost=1))
+    one.end(dataclasses.replace(released(), cost=1))
     with pytest.raises(RuntimeError):
         ledger.finish(one)
     one.ending = None
@@ -171,7 +172,7 @@ async def test_a_clock_that_jumps_a_day_unbalances_nothing(ledger: Ledger) -> No
         quota = {"window": f"laptop/{int(NOW + jump) // 86400}", "window_limit": 10_000}
         one = hold(1000, at=NOW + jump, **quota)
         await ledger.place(one)
-        one.end(settled(100)._replace(at=NOW - jump))
+        one.end(dataclasses.replace(settled(100), at=NOW - jump))
         await ledger.finish(one)
     assert ledger.account("main").posted == 10**9 - 400
     assert ledger.window(f"laptop/{int(NOW) // 86400}").posted == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ def head(base_url: str = "http://host/v1", proxy: str | None = None, **changes: 
     """The lines of the head of a request."""
     upstream = Upstream("up", "openai", base_url, proxy=proxy)
     asked = Outgoing(upstream, "/chat", (("Authorization", "Bearer k"),), b"{}")
-    lines = Heads(Origin.of(upstream)).of(asked._replace(**changes)).decode("latin-1")
+    lines = Heads(Origin.of(upstream)).of(replace(asked, **changes)).decode("latin-1")
     assert lines.endswith("\r\n\r\n")
     return lines[:-4].split("\r\n")
 

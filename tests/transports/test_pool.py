@@ -22,7 +22,7 @@ STREAM: list[Action] = [request(), send(CHUNKED + chunk(b"a"))]
 
 def moved(asked: Outgoing, **row: Any) -> Outgoing:
     """The same request to a changed row of the config, as after a reload."""
-    return asked._replace(upstream=dataclasses.replace(asked.upstream, **row))
+    return dataclasses.replace(asked, upstream=dataclasses.replace(asked.upstream, **row))
 
 
 async def turns(count: int = 20) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects.memory import Memory
@@ -15,7 +15,8 @@ from tokenhub_proxy.routes import Target, Upstream
 from tokenhub_proxy.wire import Outgoing
 
 
-class Asking(NamedTuple):
+@dataclass(slots=True, init=False)
+class Asking:
     """What a request needs besides the call: whom it asks, as whom, when, and within what.
 
     `output_max` is the limit to send where the client stated none (the hold was made on it);
@@ -23,10 +24,24 @@ class Asking(NamedTuple):
     """
 
     target: Target
-    credential: str | None = None
-    at_s: float = 0.0
-    output_max: int | None = None
-    output_default: int | None = None
+    credential: str | None
+    at_s: float
+    output_max: int | None
+    output_default: int | None
+
+    def __init__(
+        self,
+        target: Target,
+        credential: str | None = None,
+        at_s: float = 0.0,
+        output_max: int | None = None,
+        output_default: int | None = None,
+    ) -> None:
+        self.target = target
+        self.credential = credential
+        self.at_s = at_s
+        self.output_max = output_max
+        self.output_default = output_default
 
 
 class Reply(Protocol):

@@ -43,7 +43,7 @@ class OpenAI:
         self._known: dict[int, _Known] = {}
 
     def request(self, call: Call, asking: Asking) -> Outgoing:
-        target, credential, _, output_max, _ = asking
+        target, credential, output_max = asking.target, asking.credential, asking.output_max
         known = self._of(target)
         facts = known.facts
         body: dict[str, Any] = {**call.body, "model": target.model}

@@ -1,11 +1,10 @@
-"""The seam to the books: accounts, keys, holds and entries, and the block that ends a hold once."""
+"""The seam to the books: accounts, keys, holds and entries."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 from tokenhub_proxy.keys import Key
 from tokenhub_proxy.prices import Price, Usage
@@ -29,6 +28,9 @@ LEDGERS = {"sqlite": "tokenhub_proxy.ledger.sqlite"}
 Status = Literal["held", "settled", "released", "expired"]
 Kind = Literal["credit", "debit", "charge", "writeoff"]
 UsageBy = Literal["key", "model", "upstream", "day"]
+
+_FREE = Price()
+_NO_USAGE = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +71,41 @@ class Entry:
     note: str = ""
 
 
-class Ending(NamedTuple):
-    """How a hold ended. `cost` is what the call is worth; above the hold it is written off.
-
-    (A named tuple is made in a quarter of the time of a frozen dataclass, once for every call.)
-    """
+@dataclass(slots=True, init=False)
+class Ending:
+    """How a hold ended. `cost` is what the call is worth; above the hold it is written off."""
 
     status: Status
     at: float
-    cost: int = 0
-    usage: Usage = Usage()
-    upstream: str = ""
-    reason: str = ""
-    http_status: int = 0
-    first_byte_ms: int | None = None
-    attempts: tuple[str, ...] = ()
+    cost: int
+    usage: Usage
+    upstream: str
+    reason: str
+    http_status: int
+    first_byte_ms: int | None
+    attempts: tuple[str, ...]
+
+    def __init__(
+        self,
+        status: Status,
+        at: float,
+        cost: int = 0,
+        usage: Usage = _NO_USAGE,
+        upstream: str = "",
+        reason: str = "",
+        http_status: int = 0,
+        first_byte_ms: int | None = None,
+        attempts: tuple[str, ...] = (),
+    ) -> None:
+        self.status = status
+        self.at = at
+        self.cost = cost
+        self.usage = usage
+        self.upstream = upstream
+        self.reason = reason
+        self.http_status = http_status
+        self.first_byte_ms = first_byte_ms
+        self.attempts = attempts
 
     @property
     def failed(self) -> bool:
@@ -91,7 +113,7 @@ class Ending(NamedTuple):
         return self.status != "settled" or self.http_status >= 400 or bool(self.reason)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Hold:
     """The most a call can cost, set aside before it is made.
 
@@ -106,13 +128,41 @@ class Hold:
     model: str
     amount: int
     at: float
-    price: Price = Price()
-    window: str | None = None
-    window_limit: int | None = None
-    stream: bool = False
-    idempotency: tuple[str, bytes] | None = None
-    id: int = 0
-    ending: Ending | None = None
+    price: Price
+    window: str | None
+    window_limit: int | None
+    stream: bool
+    idempotency: tuple[str, bytes] | None
+    id: int
+    ending: Ending | None
+
+    def __init__(
+        self,
+        request_id: str,
+        key: Key,
+        model: str,
+        amount: int,
+        at: float,
+        price: Price = _FREE,
+        window: str | None = None,
+        window_limit: int | None = None,
+        stream: bool = False,
+        idempotency: tuple[str, bytes] | None = None,
+        id: int = 0,
+        ending: Ending | None = None,
+    ) -> None:
+        self.request_id = request_id
+        self.key = key
+        self.model = model
+        self.amount = amount
+        self.at = at
+        self.price = price
+        self.window = window
+        self.window_limit = window_limit
+        self.stream = stream
+        self.idempotency = idempotency
+        self.id = id
+        self.ending = ending
 
     def end(self, ending: Ending) -> None:
         """Note the ending. A second one is a bug of ours."""
@@ -304,69 +354,3 @@ class Ledger(Protocol):
     def aclose(self) -> Awaitable[None]:
         """Write what is waiting, then let go of the file."""
         ...
-
-
-async def holding(ledger: Ledger, hold: Hold, clock: Callable[[], float]) -> Held:
-    """Place a hold and wait until it is durable; its block ends it: `with await holding(…) as held:`.
-
-    Raises what `Ledger.place` raises.
-    """
-    held = Held(ledger, hold, clock)
-    durable = ledger.place(hold)
-    try:
-        await durable
-    except BaseException:
-        # The hold was refused by storage (and undone), or we were cancelled while waiting.
-        if hold.id:
-            held.release("cancelled before the upstream was called")
-            ledger.finish(hold)
-        raise
-    return held
-
-
-class Held:
-    """The block of a hold that is placed: exactly one ending is written, however the block is left.
-
-    A block that noted no ending releases the hold. What breaks the block is noted in `failure`, for
-    `settled` to raise, which is to be awaited right after the block. Cancellation can stop the
-    waiting, never the writing: the end of the block has handed the ending over.
-    """
-
-    __slots__ = ("_clock", "_durable", "_ledger", "failure", "hold")
-
-    def __init__(self, ledger: Ledger, hold: Hold, clock: Callable[[], float]) -> None:
-        self.hold = hold
-        self.failure: BaseException | None = None
-        self._ledger = ledger
-        self._clock = clock
-        self._durable: Awaitable[None] | None = None
-
-    def __enter__(self) -> Held:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if error is not None:
-            self.failure = error
-        if self.hold.ending is None:
-            self.release("nothing produced" if error is None else type(error).__name__)
-        self._durable = self._ledger.finish(self.hold)
-        return True
-
-    def release(self, reason: str) -> None:
-        """Note as the ending that nothing is charged."""
-        self.hold.end(Ending(status="released", at=self._clock(), reason=reason))
-
-    def settled(self) -> Awaitable[None]:
-        """Wait until the ending is durable, then raise what broke the block."""
-        assert self._durable is not None, "awaited after the block"
-        return self._durable if self.failure is None else self._broken(self._durable)
-
-    async def _broken(self, durable: Awaitable[None]) -> None:
-        try:
-            await durable
-            if self.failure is not None:
-                raise self.failure
-        finally:
-            self.failure = None  # its traceback holds the frames that hold this

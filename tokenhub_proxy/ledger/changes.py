@@ -17,29 +17,33 @@ if TYPE_CHECKING:
     from tokenhub_proxy.ledger.orders import Outcome, Step
 
 
-@dataclass(slots=True, eq=False)
 class Placed:
     """A hold was placed. `abandoned` says that nobody will use it, should it still become durable."""
 
-    id: int
-    hold: Hold
-    durable: bool = False
-    abandoned: bool = False
-    waiter: Any = None
-    error: Exception | None = None
+    __slots__ = ("abandoned", "durable", "error", "hold", "id", "waiter")
+
+    def __init__(self, id: int, hold: Hold, durable: bool = False) -> None:
+        self.id = id
+        self.hold = hold
+        self.durable = durable
+        self.abandoned = False
+        self.waiter: Any = None
+        self.error: Exception | None = None
 
 
-@dataclass(slots=True, eq=False)
 class Ended:
     """A hold has ended: `charge` is what the account pays, `writeoff` what nobody pays."""
 
-    placed: Placed
-    ending: Ending
-    charge: int
-    writeoff: int
-    taken_at: float = 0.0
-    waiter: Any = None
-    error: Exception | None = None
+    __slots__ = ("charge", "ending", "error", "placed", "taken_at", "waiter", "writeoff")
+
+    def __init__(self, placed: Placed, ending: Ending, charge: int, writeoff: int) -> None:
+        self.placed = placed
+        self.ending = ending
+        self.charge = charge
+        self.writeoff = writeoff
+        self.taken_at = 0.0
+        self.waiter: Any = None
+        self.error: Exception | None = None
 
 
 @dataclass(slots=True, eq=False)

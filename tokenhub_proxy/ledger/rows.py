@@ -216,8 +216,10 @@ class _Rows:
 
     def _end(self, change: Ended) -> None:
         hold, ending, charge = change.placed.hold, change.ending, change.charge
-        status, at, cost, usage, upstream, reason, http_status, first_byte_ms, attempts = ending
-        input_, cached, cache_write, output, reasoning, reported = usage
+        cost, upstream, http_status = ending.cost, ending.upstream, ending.http_status
+        status, at, first_byte_ms, attempts = ending.status, ending.at, ending.first_byte_ms, ending.attempts
+        reason = ending.reason
+        input_, cached, cache_write, output, reasoning, reported = ending.usage
         account, window, estimated = hold.key.account, hold.window, 0 if reported else 1
         self._endings.extend(
             (

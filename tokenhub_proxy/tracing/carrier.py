@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 
 from tokenhub_proxy.calls import Call
@@ -116,4 +117,4 @@ class _Sending:
 def told(outgoing: Outgoing, traceparent: str) -> Outgoing:
     """The same request, and all its parts, with the header. What a dialect has signed stays as it is."""
     parts = tuple(told(part, traceparent) for part in outgoing.parts)
-    return outgoing._replace(headers=(*outgoing.headers, ("traceparent", traceparent)), parts=parts)
+    return replace(outgoing, headers=(*outgoing.headers, ("traceparent", traceparent)), parts=parts)

@@ -94,8 +94,8 @@ class Heads:
         Raises UpstreamUnavailable (kind `request_head`) where a header or the path holds what may
         not stand in a head: a line break in a credential would be a second request.
         """
-        _, path, headers, body, method, _, _ = outgoing
-        key = (method, path, headers)
+        body, method = outgoing.body, outgoing.method
+        key = (method, outgoing.path, outgoing.headers)
         start = self._kept.get(key)
         if start is None:
             start = self._start(outgoing)
