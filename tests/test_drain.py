@@ -213,14 +213,14 @@ async def test_an_answer_whose_books_are_being_closed_is_not_cut(
     durable = asyncio.Event()
     finish = running.ledger.finish
 
-    def slow(hold: Any) -> Awaitable[None]:
+    def slow(_: object, hold: Any) -> Awaitable[None]:
         return asyncio.ensure_future(after(finish(hold)))
 
     async def after(done: Awaitable[None]) -> None:
         await done
         await durable.wait()
 
-    monkeypatch.setattr(running.ledger, "finish", slow)
+    monkeypatch.setattr(type(running.ledger), "finish", slow)
     answering = asyncio.create_task(ask(running, "POST", PATH, json={"model": "m", "messages": MESSAGES}))
     await until(lambda: pumped(running) == 1)
 

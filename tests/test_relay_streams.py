@@ -140,15 +140,15 @@ class Gate:
         self.asked: list[str] = []
         ledger, place, finish = running.ledger, running.ledger.place, running.ledger.finish
 
-        def slow_place(hold: Hold) -> Any:
+        def slow_place(_: object, hold: Hold) -> Any:
             durable = place(hold)
             return asyncio.ensure_future(self._after("place", self.placed, durable))
 
-        def slow_finish(hold: Hold) -> Any:
+        def slow_finish(_: object, hold: Hold) -> Any:
             return asyncio.ensure_future(self._after("finish", self.finished, finish(hold)))
 
-        monkeypatch.setattr(ledger, "place", slow_place)
-        monkeypatch.setattr(ledger, "finish", slow_finish)
+        monkeypatch.setattr(type(ledger), "place", slow_place)
+        monkeypatch.setattr(type(ledger), "finish", slow_finish)
 
     async def _after(self, name: str, event: asyncio.Event, durable: Any) -> None:
         self.asked.append(name)

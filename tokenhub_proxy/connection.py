@@ -7,7 +7,7 @@ import struct
 from collections.abc import Collection, Mapping, Sequence
 from http import HTTPStatus
 from socket import SO_LINGER, SOL_SOCKET
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tokenhub_proxy.errors import (
     InvalidRequest,
@@ -27,9 +27,9 @@ BODY_BYTES_PER_S = 16 * 2**10
 
 # Up to here a piece of a stream is an event, which can wait for the end of the loop's turn. What is larger
 # comes of a stream at full speed, whose client may be slow: written now, it stops the upstream's reading.
-EVENT_BYTES_MAX = 4 * 2**10
+EVENT_BYTES_MAX: Final = 4 * 2**10
 
-_STATUS_LINES = {
+_STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

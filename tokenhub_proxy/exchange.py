@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
 from tokenhub_proxy.keys import Key
@@ -9,8 +11,8 @@ from tokenhub_proxy.ledger import Ending, Hold, Status
 from tokenhub_proxy.prices import Usage
 
 # What the log says of a client that left, as nginx does; nobody was there to be told a status.
-CLIENT_GONE = 499
-_NOTHING = Usage()
+CLIENT_GONE: Final = 499
+_NOTHING: Final = Usage()
 
 
 class Exchange:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from tokenhub_proxy import heads, sockets
 from tokenhub_proxy.connection import HttpClient
@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 # The deadlines of heads and of idle connections are looked at so often, by one timer for all of them.
 SWEEP_S = 0.5
 # What a client sends ahead of the answer that it waits for is kept up to here; more is not read.
-AHEAD_BYTES_MAX = 64 * 2**10
+AHEAD_BYTES_MAX: Final = 64 * 2**10
 # While a request is served, its own deadlines count.
-NEVER = float("inf")
+NEVER: Final = float("inf")
 
 Lines = Mapping[bytes, tuple[str, str]]  # request lines, CRLF and all, with their method and path
 
@@ -143,15 +143,16 @@ class FrontConnection(Socket, asyncio.Protocol):
 
     def _begin(self, data: bytes) -> None:
         """A request begins with these bytes: serve it, wait for the rest of its head, or hand it over."""
-        lines = self._front.lines
-        end = heads.end_of(data)
-        if end:
-            last, whole = self._head, data[:end]
-            # One that is as the last was costs a comparison.
-            self._head = head = (last and last.again(whole)) or heads.read(whole, lines)
-            if head is not None:
-                self._serve(head, data[end:])
-                return
+        lines, last, end = self._front.lines, self._head, 0
+        # A head that is as the last was costs a comparison.
+        head = last and last.again(data)
+        if head is None:
+            end = heads.end_of(data)
+            head = heads.read(data[:end], lines) if end else None
+        if head is not None:
+            self._head = head
+            self._serve(head, data[head.size :])
+            return
         if self._served and not self._ahead:
             self.due_s = self._loop.time() + sockets.HEAD_S
         self._ahead = data

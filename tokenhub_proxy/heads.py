@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from tokenhub_proxy.wire import SPECIAL_HEADERS
 
 # aiohttp takes as much in a single field; official SDKs send a dozen fields in under a kilobyte.
-HEAD_BYTES_MAX = 8190
+HEAD_BYTES_MAX: Final = 8190
 FIELDS_MAX = 100
 # Of a body's length, where a head is not parsed anew: far below what any parser of numbers refuses.
-LENGTH_DIGITS_MAX = 12
+LENGTH_DIGITS_MAX: Final = 12
 
 
 _SPECIAL = frozenset(name.encode("ascii") for name in SPECIAL_HEADERS)
 
 
 # Names as a head has them; as many as our own code asks for.
-_SPELLED: dict[str, bytes] = {}
+_SPELLED: Final[dict[str, bytes]] = {}
 
 
 def _spell(name: str) -> bytes:
@@ -30,22 +31,25 @@ def _spell(name: str) -> bytes:
 class Head:
     """A request but for its body of `length` bytes. Its fields are asked for by names in any case."""
 
-    __slots__ = ("_around", "_fields", "digest", "keep_alive", "length", "line", "special")
+    __slots__ = ("_around", "_fields", "digest", "keep_alive", "length", "line", "size", "special")
 
     def __init__(
         self,
         line: bytes,
         fields: dict[bytes, bytes],
+        size: int,
         length: int,
         keep_alive: bool,
         around: tuple[bytes, bytes] | None = None,
     ) -> None:
         """`fields` has its names in lower case; `line` is the request line with its CRLF.
 
-        `around` is all that stands before and behind the digits of the length, if it has one.
+        `size` is the head's own, in bytes; `around` is all that stands before and behind the digits of the
+        length, if it has one.
         """
         self.line = line
         self._fields = fields
+        self.size = size
         self.length = length
         self.keep_alive = keep_alive
         self._around = around
@@ -57,26 +61,26 @@ class Head:
             else {name.decode("ascii") for name in _SPECIAL.intersection(fields)}
         )
 
-    def again(self, head: bytes) -> Head | None:
-        """The next head of the same client, if it differs in nothing but the length of the body.
+    def again(self, data: bytes) -> Head | None:
+        """The head that these bytes begin with, if it differs from this one in nothing but the body's length.
 
         Only digits stand where digits stood: all else that `read` has looked at is the same.
         """
         if self._around is None:
             return None
         before, behind = self._around
-        start, end = len(before), len(head) - len(behind)
-        if end <= start:
+        start = len(before)
+        end = data.find(behind, start, start + LENGTH_DIGITS_MAX + len(behind))
+        if end < 0 or not data.startswith(before):
             return None
-        digits = head[start:end]
-        if not (digits.isdigit() and head.startswith(before) and head.endswith(behind)):
-            return None
+        digits = data[start:end]
         if digits == self._fields[b"content-length"]:
             return self
-        if len(digits) > LENGTH_DIGITS_MAX or len(head) > HEAD_BYTES_MAX:
+        size = end + len(behind)
+        if not digits.isdigit() or size > HEAD_BYTES_MAX:
             return None
         fields = {**self._fields, b"content-length": digits}
-        found = Head(self.line, fields, int(digits), self.keep_alive, self._around)
+        found = Head(self.line, fields, size, int(digits), self.keep_alive, self._around)
         found.digest = self.digest
         return found
 
@@ -146,9 +150,9 @@ def read(head: bytes, lines: Container[bytes]) -> Head | None:
             return None
     length = fields.get(b"content-length")
     if length is None:
-        return Head(line, fields, 0, keep_alive)
+        return Head(line, fields, len(head), 0, keep_alive)
     if not length.isdigit():
         return None
     # Nothing but space stands between the colon and the digits.
     start = head.index(length, head.lower().index(b"\r\ncontent-length:"))
-    return Head(line, fields, int(length), keep_alive, (head[:start], head[start + len(length) :]))
+    return Head(line, fields, len(head), int(length), keep_alive, (head[:start], head[start + len(length) :]))

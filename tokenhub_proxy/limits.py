@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from math import ceil
 from types import TracebackType
+from typing import Final
 
 from tokenhub_proxy.errors import RateLimited
 from tokenhub_proxy.keys import Scope
@@ -14,11 +15,11 @@ from tokenhub_proxy.keys import Scope
 WINDOW_S = 60.0
 # Amounts are kept per tenth of a second: 600 places a window, however high the limit. A place is
 # dropped only when all of it has left the window, so no window ever admits more than its limit.
-PLACES_PER_S = 10
-PLACE_MS = 1000 // PLACES_PER_S
-_WINDOW_PLACES = int(WINDOW_S * PLACES_PER_S) + 1
+PLACES_PER_S: Final = 10
+PLACE_MS: Final = 1000 // PLACES_PER_S
+_WINDOW_PLACES: Final = int(WINDOW_S * PLACES_PER_S) + 1
 # A place that has left every window, whatever the clock began with.
-NEVER = -2 * _WINDOW_PLACES
+NEVER: Final = -2 * _WINDOW_PLACES
 # Added to a wait, so that a client that comes exactly then isn't too early by a rounding.
 WAIT_MARGIN_S = 0.001
 # Meters of idle keys are swept away when there are so many, then at twice what a sweep left.
@@ -139,7 +140,7 @@ class Admission:
         return _headers(self._meter, self._scope, self.now_s)
 
     def lines(self) -> list[str]:
-        """The same as lines of a head."""
+        """The same for a head: texts of three lines each."""
         return _lines(self._meter, self._scope, self.now_s)
 
     def __enter__(self) -> Admission:
@@ -235,7 +236,10 @@ def _refusal(meter: Meter, scope: Scope, counted: int, now_s: float) -> KeyRateL
 
 
 def _lines(meter: Meter, scope: Scope, now_s: float) -> list[str]:
-    """What the key may still do. Every call is told, so that both halves are written out."""
+    """What the key may still do, three lines of a head in each text.
+
+    Every call is told, so that both halves are written out: a text costs the same for one line as for three.
+    """
     requests_max, tokens_max = scope.requests_per_minute, scope.tokens_per_minute
     newest, reset = NEVER, "0ms"
     found = []
@@ -243,22 +247,26 @@ def _lines(meter: Meter, scope: Scope, now_s: float) -> list[str]:
         window = meter.requests
         left, newest = requests_max - window.total, window.newest
         reset = _reset(newest, now_s)
-        found.append(f"x-ratelimit-limit-requests: {requests_max}")
-        found.append(f"x-ratelimit-remaining-requests: {left if left > 0 else 0}")
-        found.append(f"x-ratelimit-reset-requests: {reset}")
+        found.append(
+            f"x-ratelimit-limit-requests: {requests_max}\r\n"
+            f"x-ratelimit-remaining-requests: {left if left > 0 else 0}\r\n"
+            f"x-ratelimit-reset-requests: {reset}"
+        )
     if tokens_max is not None:
         window = meter.tokens
         left = tokens_max - window.total
         if window.newest != newest:
             reset = _reset(window.newest, now_s)
-        found.append(f"x-ratelimit-limit-tokens: {tokens_max}")
-        found.append(f"x-ratelimit-remaining-tokens: {left if left > 0 else 0}")
-        found.append(f"x-ratelimit-reset-tokens: {reset}")
+        found.append(
+            f"x-ratelimit-limit-tokens: {tokens_max}\r\n"
+            f"x-ratelimit-remaining-tokens: {left if left > 0 else 0}\r\n"
+            f"x-ratelimit-reset-tokens: {reset}"
+        )
     return found
 
 
 def _headers(meter: Meter, scope: Scope, now_s: float) -> dict[str, str]:
-    pairs = (line.partition(": ") for line in _lines(meter, scope, now_s))
+    pairs = (line.partition(": ") for text in _lines(meter, scope, now_s) for line in text.split("\r\n"))
     return {name: value for name, _, value in pairs}
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 # An answer lies in cold memory: a look at it costs a microsecond, at its turn alone a tenth of that.
-TURNS = 8
+TURNS: Final = 8
 # In every look.
-ALWAYS = -1
+ALWAYS: Final = -1
 # With looks 0.25 and 0.5 s apart a deadline from here on is kept to within 2 and 4 s.
-FAR_S = 30.0
+FAR_S: Final = 30.0
 
 
 def turn(number: int, deadline_s: float) -> int:

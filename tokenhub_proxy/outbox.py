@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 
 class Written(Protocol):
@@ -23,7 +23,7 @@ class Made(Protocol):
 
 # Up to here head and body are joined into one write, which is one system call and one packet;
 # a larger body is not copied once more for that.
-JOINED_BYTES_MAX = 64 * 2**10
+JOINED_BYTES_MAX: Final = 64 * 2**10
 
 
 def descriptor(transport: Made) -> int:

@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Final
 
 NANOS_PER_USD = 10**9
-TOKENS_PER_PRICE = 10**6
+TOKENS_PER_PRICE: Final = 10**6
 # A ledger row holds a signed 64-bit integer; amounts stay below 9.2 billion dollars.
-NANOS_MAX = 9 * 10**18
+NANOS_MAX: Final = 9 * 10**18
 
 # A token of ordinary text is about four bytes. Only a call whose upstream reported no usage is
 # billed by this, and then it is marked `estimated`.
-BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN: Final = 4
 
 _DECIMAL = re.compile(r"([+-]?)([0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 
 
-class Usage(NamedTuple):
+@dataclass(slots=True, init=False)
+class Usage:
     """Tokens of one call, in classes that never overlap.
 
     `output` includes `reasoning`, which is told but not billed apart. `reported` is true when the
     upstream said it, false when it is an estimate.
     """
 
-    input: int = 0
-    cached: int = 0
-    cache_write: int = 0
-    output: int = 0
-    reasoning: int = 0
-    reported: bool = False
+    input: int
+    cached: int
+    cache_write: int
+    output: int
+    reasoning: int
+    reported: bool
+
+    def __init__(
+        self,
+        input: int = 0,
+        cached: int = 0,
+        cache_write: int = 0,
+        output: int = 0,
+        reasoning: int = 0,
+        reported: bool = False,
+    ) -> None:
+        self.input = input
+        self.cached = cached
+        self.cache_write = cache_write
+        self.output = output
+        self.reasoning = reasoning
+        self.reported = reported
 
     @property
     def input_total(self) -> int:
@@ -51,31 +68,30 @@ class Price:
     cached: int = 0
     cache_write: int = 0
     output: int = 0
+    input_dearest: int = field(init=False, repr=False)  # of the classes that input can be billed in
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "input_dearest", max(self.input, self.cached, self.cache_write))
 
     def __deepcopy__(self, memo: object) -> Price:
         return self  # it never changes
 
     def cost(self, usage: Usage) -> int:
         """What a call costs in nanodollars, rounded up once."""
-        whole = (
-            usage.input * self.input
-            + usage.cached * self.cached
-            + usage.cache_write * self.cache_write
-            + usage.output * self.output
-        )
+        whole = usage.input * self.input + usage.output * self.output
+        if usage.cached or usage.cache_write:
+            whole += usage.cached * self.cached + usage.cache_write * self.cache_write
         return -(-whole // TOKENS_PER_PRICE)
 
     def ceiling(self, input_max: int, output_max: int) -> int:
         """The most that a call of at most so many tokens can cost, in nanodollars."""
-        dearest = max(self.input, self.cached, self.cache_write)
-        return -(-(input_max * dearest + output_max * self.output) // TOKENS_PER_PRICE)
+        return -(-(input_max * self.input_dearest + output_max * self.output) // TOKENS_PER_PRICE)
 
     def affordable_output(self, input_max: int, nanos: int) -> int | None:
         """The most output tokens that `nanos` buys beside the input; None where output is free."""
         if self.output == 0:
             return None
-        dearest = max(self.input, self.cached, self.cache_write)
-        left = nanos * TOKENS_PER_PRICE - input_max * dearest
+        left = nanos * TOKENS_PER_PRICE - input_max * self.input_dearest
         return max(0, left // self.output)
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.errors import InvalidRequest, ModelNotAllowed, ModelNotFound, shown
@@ -18,7 +18,7 @@ from tokenhub_proxy.prices import Price
 
 # A chat model without a configured limit gets this one, sent upstream: an answer without a bound
 # could cost anything.
-OUTPUT_MAX_ASSUMED = 4096
+OUTPUT_MAX_ASSUMED: Final = 4096
 # What a call can read that names files or searches, where the model's context length isn't told.
 CONTEXT_ASSUMED = 128_000
 # The least a client gets of an answer whose limit the balance decides; less is refused.
@@ -39,11 +39,11 @@ class Timeouts:
     idle_s: float = 60.0  # no byte at all
     progress_s: float = 300.0  # bytes, but no data event: only comments or pings
     total_s: float = 1800.0
+    # The one that passes first, once there is a connection; `progress_s` is another timer's.
+    nearest_s: float = field(init=False, repr=False)
 
-    @property
-    def nearest_s(self) -> float:
-        """The one that passes first, once there is a connection; `progress_s` is another timer's."""
-        return min(self.first_byte_s, self.idle_s, self.total_s)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nearest_s", min(self.first_byte_s, self.idle_s, self.total_s))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import unquote
 
 import orjson
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 # for each client that reads nothing, and all of that is read from an upstream, and paid for.
 UNSENT_BYTES_MAX = 128 * 1024
 
-METERED: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/embeddings": "embeddings"}
+METERED: Final[dict[str, Endpoint]] = {"/v1/chat/completions": "chat", "/v1/embeddings": "embeddings"}
 # What most requests are: served without aiohttp, where they are written in the usual way.
 PLAIN = (
     *(("POST", path) for path in METERED),

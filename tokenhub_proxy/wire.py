@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Final, Protocol
 
 from tokenhub_proxy.routes import Upstream
 
 # Upstream headers that a client may see. Everything else stays here: an upstream's cookies,
 # organisation names and rate limits are the operator's business, not the client's.
-CROSSING_HEADERS = frozenset(
+CROSSING_HEADERS: Final = frozenset(
     {
         "openai-processing-ms",
         "openai-model",
@@ -39,7 +39,7 @@ SPECIAL_HEADERS = frozenset(
 CROSSING_VALUE_LENGTH_MAX = 1024
 
 # What a sink returns when it wants no more for now; `pump` then returns before the end.
-HOLD = True
+HOLD: Final = True
 
 
 @dataclass(slots=True, init=False)
@@ -189,7 +189,7 @@ class Client(Protocol):
         ...
 
     def begin(self, status: int, lines: list[str]) -> None:
-        """Remember the head, which is now this client's own: each line is `name: value`.
+        """Remember the head, which is now this client's own: each text is one line or several.
 
         It is written with the first bytes, and may get further lines until then.
         """

@@ -7,7 +7,7 @@ import struct
 from base64 import b64decode
 from binascii import Error as BadBase64
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -21,13 +21,13 @@ from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
 from tokenhub_proxy.prices import Usage
 
 # A whole answer larger than this is not parsed: its ends and its usage are looked at instead.
-PARSED_BYTES_MAX = 64 * 2**10
+PARSED_BYTES_MAX: Final = 64 * 2**10
 # One that may hold reasoning to keep is, up to here: a long answer beside the longest that is kept.
-KEPT_PARSED_BYTES_MAX = 4 * 2**20
+KEPT_PARSED_BYTES_MAX: Final = 4 * 2**20
 # In a large answer the usage stands last, or nearly so.
 USAGE_TAIL_BYTES = 4096
 # What a good answer has, by endpoint.
-_SAID = {"chat": b'"choices"', "embeddings": b'"data"'}
+_SAID: Final = {"chat": b'"choices"', "embeddings": b'"data"'}
 # How a vector begins, and so how it is encoded.
 _USAGE_VALUE = re.compile(rb'"usage"\s*:\s*\{')
 _BACKSLASH = ord("\\")

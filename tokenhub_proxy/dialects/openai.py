@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import orjson
 
@@ -20,7 +20,7 @@ from tokenhub_proxy.errors import InvalidRequest, UpstreamUnavailable
 from tokenhub_proxy.routes import Target
 from tokenhub_proxy.wire import Outgoing
 
-PATHS = {"chat": "/chat/completions", "embeddings": "/embeddings"}
+PATHS: Final = {"chat": "/chat/completions", "embeddings": "/embeddings"}
 # Targets come from the config; after as many reloads as fill this, everything is looked up anew.
 TARGETS_MAX = 4096
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 # The last key before the text, whether it is `content` or `reasoning_content`.
 _KEY = b'content":"'
 
@@ -44,4 +46,4 @@ class Pattern:
         return events
 
 
-NOTHING = Pattern(b"")
+NOTHING: Final = Pattern(b"")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -15,14 +15,14 @@ from tokenhub_proxy.prices import Usage
 
 # An answer that is no stream is kept whole until its cost is known. The largest real ones are
 # embeddings: 2,048 inputs of 3,072 floats are about 60 MiB of text.
-BODY_BYTES_MAX = 96 * 2**20
+BODY_BYTES_MAX: Final = 96 * 2**20
 # An error page tells nothing after its first lines.
 ERROR_BYTES_MAX = 64 * 2**10
 MESSAGE_LENGTH_MAX = 600
 # A client told to wait longer than this does not wait: the official SDKs give up.
 RETRY_AFTER_MAX_S = 120.0
 
-JSON_HEADERS = {"content-type": "application/json"}
+JSON_HEADERS: Final = {"content-type": "application/json"}
 STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
@@ -34,7 +34,7 @@ _SECRET = re.compile(r"\b(?:sk|pk|rk|org|proj|key|AIza|AKIA|gsk|xai)[-_]?[A-Za-z
 _HOST = re.compile(r"(?:https?:)?//(?:[^/?#@]*@)?([^/?#]+)", re.IGNORECASE)
 # A 429 that no waiting ends: the account is out of credit. OpenAI and who speaks like it say so here.
 _UNPAID = re.compile(rb'"(?:code|type)"\s*:\s*"(?:insufficient_quota|billing_not_active)"')
-_NO_USAGE = Usage()
+_NO_USAGE: Final = Usage()
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -220,7 +221,7 @@ class Translated(ABC):
             output = min(output, self.call.output_max * self.call.choices)
         if self.prompt is not None:
             output = max(output, self.prompt.output)
-            return self.prompt._replace(output=output, reasoning=0, reported=False)
+            return replace(self.prompt, output=output, reasoning=0, reported=False)
         return Usage(input=self.call.input_estimate(0), output=output)
 
     def feed(self, data: bytes) -> bytes:

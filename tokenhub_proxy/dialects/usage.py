@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from tokenhub_proxy.prices import Usage
 
 # Counts above this are no counts: a JSON number that large is already inexact elsewhere.
-TOKENS_MAX = 2**53
+TOKENS_MAX: Final = 2**53
 
 
 def count(value: object) -> int | None:

@@ -219,7 +219,9 @@ class _Rows:
         cost, upstream, http_status = ending.cost, ending.upstream, ending.http_status
         status, at, first_byte_ms, attempts = ending.status, ending.at, ending.first_byte_ms, ending.attempts
         reason = ending.reason
-        input_, cached, cache_write, output, reasoning, reported = ending.usage
+        usage = ending.usage
+        input_, cached, cache_write, output = usage.input, usage.cached, usage.cache_write, usage.output
+        reasoning, reported = usage.reasoning, usage.reported
         account, window, estimated = hold.key.account, hold.window, 0 if reported else 1
         self._endings.extend(
             (

@@ -62,12 +62,11 @@ class Counters:
             return
         if exchange.first_byte_s is not None and hold.stream:
             place.first_byte.observe(exchange.first_byte_s - exchange.started_s)
-        count, cached, cache_write, output, _, _ = usage
-        place.input += count
-        place.output += output
-        if cached or cache_write:
-            place.cached += cached
-            place.cache_write += cache_write
+        place.input += usage.input
+        place.output += usage.output
+        if usage.cached or usage.cache_write:
+            place.cached += usage.cached
+            place.cache_write += usage.cache_write
         cost = exchange.cost
         if cost:
             charge = exchange.charge

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 # A chunk that comes alone in a read is recognised up to this length: an event, as a rule.
-ALONE_BYTES_MAX = 2048
+ALONE_BYTES_MAX: Final = 2048
 
 
 def _size_lines() -> tuple[bytes, ...]:
@@ -18,7 +20,7 @@ def _size_lines() -> tuple[bytes, ...]:
     return tuple(lines)
 
 
-SIZE_LINES = _size_lines()
+SIZE_LINES: Final = _size_lines()
 
 
 def at_beginning(last: bytes | memoryview, pieces: list[bytes]) -> bool:

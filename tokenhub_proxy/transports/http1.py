@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import ClassVar, cast
+from typing import ClassVar, Final, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -24,13 +24,13 @@ from tokenhub_proxy.wire import Sink
 
 # What waits here for the first `pump`: the answer began while the caller was still deciding.
 # One read more may come on top.
-BUFFER_BYTES_MAX = 256 * 1024
+BUFFER_BYTES_MAX: Final = 256 * 1024
 # The most that one read takes. The last one waits for a client that takes nothing, so hundreds of
 # those cost megabytes by it; and whoever shares the loop waits for the read to be dealt with. Left
 # to themselves both event loops take four times as much.
 READ_BYTES_MAX = 64 * 1024
 # One for all: what is read is parsed, and copied where it is kept, before the loop reads again.
-_READ = memoryview(bytearray(READ_BYTES_MAX))
+_READ: Final = memoryview(bytearray(READ_BYTES_MAX))
 _BUFFERS: dict[int, memoryview] = defaultdict(lambda: _READ)
 
 Lost = Callable[["Connection"], None]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from tokenhub_proxy import looks
 from tokenhub_proxy.errors import UpstreamUnavailable
@@ -29,7 +29,7 @@ _IDLE_SWEEP_S = 5.0
 _CLOSE_S = 1.0
 # The ends of a connection that came before any byte of an answer.
 _UNANSWERED = frozenset({"reset_send", "disconnected"})
-_NO_NOTES: Mapping[str, object] = {}
+_NO_NOTES: Final[Mapping[str, object]] = {}
 
 
 @dataclass(frozen=True, slots=True)
