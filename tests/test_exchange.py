@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.test_observers import noted
 from tokenhub_proxy.errors import InvalidApiKey, LedgerUnavailable, UpstreamUnavailable
 from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.keys import Key
@@ -16,10 +17,7 @@ KEY = Key("key_1", "laptop", "main", b"digest")
 
 
 def exchange(**fields: Any) -> Exchange:
-    found = Exchange("req_1", "chat", started_at=1000.0, started_s=50.0)
-    for name, value in fields.items():
-        setattr(found, name, value)
-    return found
+    return noted(Exchange("req_1", "chat", started_at=1000.0, started_s=50.0), **fields)
 
 
 def hold(amount: int = 100, ending: Ending | None = None) -> Hold:

@@ -31,6 +31,8 @@ def noted(exchange: Exchange, **members: Any) -> Exchange:
     """An exchange to which this has happened."""
     for name, value in members.items():
         setattr(exchange, name, value)
+    exchange.pay(exchange.cost)
+    exchange.close(exchange.ended_s, exchange.bytes_out)
     return exchange
 
 

@@ -23,9 +23,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "attempts", "bytes_in", "bytes_out", "call", "cost", "ended_s", "endpoint", "error", "first_byte_s",
-        "gone", "hold", "id", "key", "notes", "peer", "started_at", "started_s", "status", "upstream",
-        "upstream_model", "usage",
+        "attempts", "billing", "bytes_in", "bytes_out", "call", "charge", "cost", "ended_s", "endpoint",
+        "error", "first_byte_s", "gone", "hold", "id", "key", "notes", "peer", "started_at", "started_s",
+        "status", "told_status", "upstream", "upstream_model", "usage",
     )  # fmt: skip
 
     def __init__(self, id: str, endpoint: str, started_at: float, started_s: float, peer: str = "") -> None:
@@ -43,11 +43,15 @@ class Exchange:
         self.gone = ""  # the phase in which the client left, or `write_timeout`
         self.usage = _NOTHING
         self.cost = 0
+        self.charge = 0  # what the account pays of it
         self.hold: Hold | None = None  # asked for; placed once it has an id
         self.bytes_in = 0
         self.bytes_out = 0
         self.first_byte_s: float | None = None
+        # Known when it is closed; each is asked for by several.
         self.ended_s = 0.0
+        self.told_status = 0  # for the log, the metrics and the books
+        self.billing = "none"  # how it was paid: nothing held, void, by usage, or by estimate
         self.attempts: list[str] = []
         self.notes: dict[str, object] = {}
 
@@ -60,36 +64,33 @@ class Exchange:
             return "stream"
         return "ttfb" if self.upstream else "held"
 
-    @property
-    def told_status(self) -> int:
-        """The HTTP status for the log, the metrics and the books."""
+    def pay(self, cost: int) -> None:
+        """The call costs so many nanodollars; the account pays them, but never more than was held."""
+        hold = self.hold
+        self.cost = cost
+        if hold is not None:
+            self.charge = cost if cost < hold.amount else hold.amount
+
+    def close(self, ended_s: float, bytes_out: int) -> None:
+        """All has been said and written."""
+        self.ended_s = ended_s
+        self.bytes_out = bytes_out
+        self.told_status = self._status()
+        ending = self.hold.ending if self.hold is not None else None
+        if ending is not None:
+            settled = "usage" if self.usage.reported else "estimate"
+            self.billing = settled if ending.status == "settled" else "void"
+
+    def _status(self) -> int:
         if self.gone:
             return CLIENT_GONE
         status, error = self.status, self.error
         return status if status or error is None else error.http_status
 
     @property
-    def charge(self) -> int:
-        """What the account pays, in nanodollars: the cost, but never more than was held."""
-        hold, cost = self.hold, self.cost
-        if hold is None:
-            return 0
-        return cost if cost < hold.amount else hold.amount
-
-    @property
     def duration_s(self) -> float:
         """From the request to the end of its answer."""
         return self.ended_s - self.started_s
-
-    @property
-    def billing(self) -> str:
-        """How the call was paid: nothing held, released, by usage, or by estimate."""
-        ending = self.hold.ending if self.hold is not None else None
-        if ending is None:
-            return "none"
-        if ending.status != "settled":
-            return "void"
-        return "usage" if self.usage.reported else "estimate"
 
     @property
     def at_risk(self) -> bool:
@@ -107,5 +108,5 @@ class Exchange:
         first_byte_ms = None if first_byte_s is None else round((first_byte_s - self.started_s) * 1000)
         attempts = tuple(self.attempts)
         return Ending(
-            status, now, cost, usage, self.upstream, reason, self.told_status, first_byte_ms, attempts
+            status, now, cost, usage, self.upstream, reason, self._status(), first_byte_ms, attempts
         )

@@ -212,7 +212,8 @@ class FrontConnection(Socket, asyncio.Protocol):
         """Answer the request at hand, and each that comes after it."""
         serve = self._front.serve
         while not self.transport.is_closing():
-            client = cast(FrontClient, self.client)
+            client = self.client
+            assert client is not None, "woken by a request"
             try:
                 await serve(client)
             except BaseException:
@@ -229,7 +230,7 @@ class FrontConnection(Socket, asyncio.Protocol):
         if self._task is not None:
             self._task.cancel()
 
-    def _answered(self, client: FrontClient) -> None:
+    def _answered(self, client: HttpClient) -> None:
         if self._head is not None:
             self._head.digest = client.digest
         client.leave()

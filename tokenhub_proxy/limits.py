@@ -81,7 +81,6 @@ class Window:
                 return max(0.0, leaves_s - now_s) + WAIT_MARGIN_S
         return WINDOW_S
 
-    @property
     def newest(self) -> int:
         """The place that was last counted in: when it has left the window, nothing counts any more."""
         return self._last[0]
@@ -245,7 +244,7 @@ def _lines(meter: Meter, scope: Scope, now_s: float) -> list[str]:
     found = []
     if requests_max is not None:
         window = meter.requests
-        left, newest = requests_max - window.total, window.newest
+        left, newest = requests_max - window.total, window.newest()
         reset = _reset(newest, now_s)
         found.append(
             f"x-ratelimit-limit-requests: {requests_max}\r\n"
@@ -255,8 +254,8 @@ def _lines(meter: Meter, scope: Scope, now_s: float) -> list[str]:
     if tokens_max is not None:
         window = meter.tokens
         left = tokens_max - window.total
-        if window.newest != newest:
-            reset = _reset(window.newest, now_s)
+        if window.newest() != newest:
+            reset = _reset(window.newest(), now_s)
         found.append(
             f"x-ratelimit-limit-tokens: {tokens_max}\r\n"
             f"x-ratelimit-remaining-tokens: {left if left > 0 else 0}\r\n"

@@ -122,8 +122,7 @@ class Relay:
                 raise bug
         finally:
             bug = None  # its traceback holds this frame
-            exchange.ended_s = self.monotonic()
-            exchange.bytes_out = client.bytes_out
+            exchange.close(self.monotonic(), client.bytes_out)
             del self.in_flight[exchange]
             for observe in self._observers:
                 observe(exchange)
@@ -132,7 +131,7 @@ class Relay:
         if self.draining:
             raise ShuttingDown
         serving, asked, special = self.serving, client.headers, client.special
-        key = exchange.key = self.identify(client)
+        key = exchange.key = self.identify(client, exchange.started_at)
         if "via" in special:
             self._check_loop(client)
         coding = (
@@ -194,8 +193,8 @@ class Relay:
 
     # --- the steps, in their order
 
-    def identify(self, client: Client) -> Key:
-        """Who calls. Raises InvalidApiKey, or IpNotAllowed."""
+    def identify(self, client: Client, now: float) -> Key:
+        """Who calls at this time. Raises InvalidApiKey, or IpNotAllowed."""
         digest = client.digest
         if digest is None:
             headers, others = client.headers, client.query_credentials
@@ -205,7 +204,7 @@ class Relay:
         key = self.ledger.find_key(digest)
         if key is None:
             raise InvalidApiKey("unknown")
-        if not key.works(digest, self.clock()):
+        if not key.works(digest, now):
             raise InvalidApiKey("revoked" if key.revoked_at is not None else "expired")
         if key.scope.ips:
             forwarded = client.headers.getall("X-Forwarded-For", ())
@@ -303,7 +302,8 @@ class Relay:
         error, reply = held.failure, None
         if answer is not None:
             reply = answer.reply
-            exchange.notes.update(answer.incoming.notes)
+            if answer.incoming.notes:
+                exchange.notes.update(answer.incoming.notes)
         if error is None:
             if reply is not None and reply.finished:
                 exchange.error = None  # whatever broke after the model had finished
@@ -320,9 +320,10 @@ class Relay:
         produced = reply is not None and (reply.begun or reply.finished)
         if reply is not None and produced:
             exchange.usage = reply.usage
-            exchange.cost = route.price.cost(exchange.usage)
+            exchange.pay(route.price.cost(exchange.usage))
             exchange.status = reply.status
-            exchange.notes.update(reply.notes)
+            if reply.notes:
+                exchange.notes.update(reply.notes)
         held.hold.end(exchange.ending(produced, self.clock()))
 
     async def _break_off(self, exchange: Exchange, client: Client, reply: Reply, error: ProxyError) -> None:

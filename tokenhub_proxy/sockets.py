@@ -38,6 +38,7 @@ class Socket:
         "retiring",
         "stalled",
         "transport",
+        "writing_paused",
     )
 
     def __init__(self, transport: asyncio.BaseTransport, loop: asyncio.AbstractEventLoop) -> None:
@@ -50,16 +51,13 @@ class Socket:
         self.stalled = False
         self._loop = loop
         self._stall_timer: asyncio.TimerHandle | None = None
+        self.writing_paused = False  # the client takes less than is written
         self._drained: asyncio.Future[None] | None = None
-
-    @property
-    def writing_paused(self) -> bool:
-        """The client takes less than is written."""
-        return self._stall_timer is not None
 
     def pause_writing(self) -> None:
         """Pause the source of what is written; a client that takes nothing is closed in time."""
         self._stall_timer = self._loop.call_later(WRITE_STALL_S, self._stall)
+        self.writing_paused = True
         if self.client is not None:
             self.client.pause()
 
@@ -68,6 +66,7 @@ class Socket:
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
+            self.writing_paused = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         if self.client is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final
 
 import orjson
 
@@ -25,12 +25,15 @@ PATHS: Final = {"chat": "/chat/completions", "embeddings": "/embeddings"}
 TARGETS_MAX = 4096
 
 
-class _Known(NamedTuple):
+class _Known:
     """What is worked out once for a target: its facts, and its headers by credential."""
 
-    target: Target
-    facts: Facts
-    headers: dict[str | None, tuple[tuple[str, str], ...]]
+    __slots__ = ("facts", "headers", "target")
+
+    def __init__(self, target: Target, facts: Facts) -> None:
+        self.target = target
+        self.facts = facts
+        self.headers: dict[str | None, tuple[tuple[str, str], ...]] = {}
 
 
 class OpenAI:
@@ -89,7 +92,7 @@ class OpenAI:
         if known is None or known.target is not target:
             if len(self._known) >= TARGETS_MAX:
                 self._known.clear()
-            known = self._known[id(target)] = _Known(target, facts_of(target, self.row), {})
+            known = self._known[id(target)] = _Known(target, facts_of(target, self.row))
         return known
 
     def _headers(self, asking: Asking) -> tuple[tuple[str, str], ...]:

@@ -109,7 +109,6 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
 
     # The exchange, in the order of its calls
 
-    @property
     def usable(self) -> bool:
         """False once the connection is closing."""
         return not self._transport.is_closing()

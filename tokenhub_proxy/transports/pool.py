@@ -67,7 +67,7 @@ class Pool:
         """A place with the warmest idle connection, or None when there is no such connection."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.usable:
+            if connection.usable():
                 self.in_flight += 1
                 return connection
         return None
@@ -93,7 +93,7 @@ class Pool:
         except BaseException:
             self.release(None)
             raise
-        if connection.usable:
+        if connection.usable():
             self._connections.add(connection)
         return connection
 
@@ -126,7 +126,7 @@ class Pool:
         """
         self._closed = True
         self.close_idle(float("inf"))
-        return [connection.lost for connection in self._connections if not connection.usable]
+        return [connection.lost for connection in self._connections if not connection.usable()]
 
     async def _in_line(self) -> Connection | None:
         waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
