@@ -42,6 +42,7 @@ _CONTENTS: Final = {str, list, type(None)}
 _CLIENT_TOOLS = ("function", "custom", None)
 # Content parts whose bytes stand in the body, where they bound what the upstream reads.
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking", "input_audio")
+_NO_BODY: Final[Mapping[str, Any]] = {}
 
 
 @dataclass(slots=True, init=False)
@@ -101,6 +102,10 @@ class Call:
         self.strict = strict
         self.scope_fields = scope_fields
         self.fault = fault
+
+    def forget_body(self) -> None:
+        """Let go of the body, which may have megabytes: its answer has begun, and may last an hour."""
+        self.body = _NO_BODY
 
     def input_max(self, image_tokens_max: int) -> int:
         """The most tokens the input can be."""

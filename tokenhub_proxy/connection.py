@@ -212,6 +212,7 @@ class HttpClient(_PerChunk):
             self.begun = True
             self.keep_alive = self.keep_alive and self._chunked
             framed = self._encoded("transfer-encoding: chunked" if self._chunked else "") + framed
+            self._head.clear()  # a stream may last an hour
         self.bytes_out += len(data)
         if len(framed) <= EVENT_BYTES_MAX:
             self.socket.send(framed, b"")

@@ -36,7 +36,7 @@ from tokenhub_proxy.prices import format_usd
 from tokenhub_proxy.receipts import receipt_json
 from tokenhub_proxy.routes import Route, Routes, Target
 from tokenhub_proxy.watch import Watch
-from tokenhub_proxy.wire import Client, Incoming, RequestHeaders, Transport, crossing, lines_of
+from tokenhub_proxy.wire import NO_HEADERS, Client, Incoming, RequestHeaders, Transport, crossing, lines_of
 
 # Other doors that a credential can come through; a second one beside the bearer is refused.
 OTHER_CREDENTIALS = ("x-api-key", "api-key", "x-goog-api-key")
@@ -166,6 +166,7 @@ class Relay:
                             client.write(answer.opening)
                             answer.opening = b""
                         if not answer.ended:
+                            call.forget_body()
                             await self._forward(exchange, client, answer)
                 except BaseException as error:
                     held.failure = error  # raised again once the hold is settled
@@ -283,6 +284,7 @@ class Relay:
     async def _forward(self, exchange: Exchange, client: Client, answer: Answer) -> None:
         """All but the ending, from the upstream's reads straight to the client's socket."""
         reply, incoming = answer.reply, answer.incoming
+        incoming.headers = NO_HEADERS  # all that crosses has crossed
         client.source = self.in_flight[exchange] = incoming
         self.watch.follow(exchange, client, self.serving.keep_alive_s)
         try:

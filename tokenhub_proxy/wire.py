@@ -41,6 +41,8 @@ CROSSING_VALUE_LENGTH_MAX = 1024
 # What a sink returns when it wants no more for now; `pump` then returns before the end.
 HOLD: Final = True
 
+NO_HEADERS: Final[Mapping[str, str]] = {}
+
 
 @dataclass(slots=True, init=False)
 class Outgoing:

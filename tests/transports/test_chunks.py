@@ -32,7 +32,7 @@ def at_a_glance(connection: Connection, data: bytes) -> None:
 
 def parsed(connection: Connection, data: bytes) -> None:
     """Give the connection a read that all goes through the parser."""
-    connection.data_received(data)
+    connection.received(data)
 
 
 async def outcome(reads: list[bytes], give: Any) -> tuple[int, list[bytes], str, bool]:

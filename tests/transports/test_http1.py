@@ -69,7 +69,7 @@ async def read(reads: list[bytes], eof: bool, pumped_after: int) -> tuple[int, b
             pumping = asyncio.ensure_future(made.pump(got.append))
             await asyncio.sleep(0)
         if not made.failure:
-            made.data_received(data)
+            made.received(data)
     if eof:
         made.eof_received()
     kind = ""
@@ -150,10 +150,10 @@ def test_no_bytes_whatever_make_the_parser_raise_anything_else(
 async def test_what_waits_for_the_first_pump_is_bounded_by_not_reading() -> None:
     made, wire = connection()
     made.begin(b"GET / HTTP/1.1\r\n\r\n", b"")
-    made.data_received(b"HTTP/1.1 200 OK\r\n\r\n")
-    made.data_received(bytes(BUFFER_BYTES_MAX))
+    made.received(b"HTTP/1.1 200 OK\r\n\r\n")
+    made.received(bytes(BUFFER_BYTES_MAX))
     assert wire.reading
-    made.data_received(b".")
+    made.received(b".")
     assert not wire.reading
     got: list[bytes] = []
     pumping = asyncio.ensure_future(made.pump(got.append))
@@ -167,7 +167,7 @@ async def test_what_waits_for_the_first_pump_is_bounded_by_not_reading() -> None
 async def test_a_connection_paused_at_the_end_reads_again_when_it_rests() -> None:
     made, wire = connection()
     made.begin(b"GET / HTTP/1.1\r\n\r\n", b"")
-    made.data_received(answer(b"x"))
+    made.received(answer(b"x"))
     made.pause(True)
     assert not wire.reading
     assert made.rest()
@@ -177,13 +177,13 @@ async def test_a_connection_paused_at_the_end_reads_again_when_it_rests() -> Non
 async def test_a_piece_is_handed_on_as_the_parser_made_it() -> None:
     made, _ = connection()
     made.begin(b"GET / HTTP/1.1\r\n\r\n", b"")
-    made.data_received(CHUNKED)
+    made.received(CHUNKED)
     got: list[bytes] = []
     pumping = asyncio.ensure_future(made.pump(got.append))
     await asyncio.sleep(0)
     for data in (b"a" * 100, b"b" * 100):
-        made.data_received(chunk(data))
-    made.data_received(chunk(b""))
+        made.received(chunk(data))
+    made.received(chunk(b""))
     assert await pumping
     assert got == [b"a" * 100, b"b" * 100]
 
@@ -198,18 +198,18 @@ async def test_a_request_on_a_connection_that_just_closed_was_not_sent() -> None
 
 async def test_a_peer_that_speaks_first_is_hung_up_on() -> None:
     made, wire = connection()
-    made.data_received(answer(b"to nobody"))
+    made.received(answer(b"to nobody"))
     assert wire.closed
 
 
 async def test_the_limit_on_framing_counts_from_the_last_byte_of_the_body() -> None:
     made, _ = connection()
     made.begin(b"GET / HTTP/1.1\r\n\r\n", b"")
-    made.data_received(CHUNKED)
+    made.received(CHUNKED)
     pumping = asyncio.ensure_future(made.pump(lambda data: None))
     await asyncio.sleep(0)
     for _ in range(HEAD_BYTES_MAX // 8):
-        made.data_received(b"8\r\n")
-        made.data_received(b"12345678\r\n")
-    made.data_received(chunk(b""))
+        made.received(b"8\r\n")
+        made.received(b"12345678\r\n")
+    made.received(chunk(b""))
     assert await pumping

@@ -53,7 +53,7 @@ class Reply(Protocol):
     """
 
     status: int  # for the client, once the first byte is there
-    headers: dict[str, str]  # at least content-type
+    headers: Mapping[str, str]  # at least content-type
     notes: dict[str, object]  # what the log should know: usage=missing, truncated=1, …
 
     @property

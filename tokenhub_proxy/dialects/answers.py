@@ -54,7 +54,7 @@ class Answers:
                 raise UpstreamUnavailable(kind="bad_json", executed=True)
             # Parsing half a megabyte of floats costs more than relaying it; what may be an error does not.
             if not _names_an_error(body) and _SAID[self._call.endpoint] in body:
-                usage = self.read_usage(usage_at_end(body))
+                usage = usage_told(usage_at_end(body), self._facts)
                 if usage is not None:
                     return body, usage
         found = parse_object(body)
@@ -66,25 +66,11 @@ class Answers:
             raise UpstreamUnavailable(kind="bad_answer", executed=True)
         if self._keeper is not None:
             self._keeper.answer(found)
-        return body, self.read_usage(found.get("usage") or self.usage_member(found))
+        return body, usage_told(found.get("usage") or usage_member(found, self._facts), self._facts)
 
     def estimate(self) -> Usage:
         """What a whole answer without usage is billed as: its output nobody can count."""
         return Usage(input=self._call.input_estimate(0))
-
-    def usage_member(self, found: Mapping[str, Any]) -> object:
-        """The usage object of a chunk or of a whole answer, wherever this upstream puts it."""
-        usage = found.get("usage")
-        if usage is None and self._facts.usage_in is not None:
-            holder = found.get(self._facts.usage_in)
-            usage = holder.get("usage") if isinstance(holder, Mapping) else None
-        return usage
-
-    def read_usage(self, usage: object) -> Usage | None:
-        """The usage that such an object tells, None where it can't be billed."""
-        if self._facts.reasoning_apart:
-            return read_usage(usage, reasoning_apart=_sums_apart(usage))
-        return read_usage(usage)
 
     def _encoded(self, body: bytes) -> bytes:
         """The vectors as the client asked for them, whatever the upstream made of that."""
@@ -105,6 +91,22 @@ class Answers:
             else:
                 item["embedding"] = given if isinstance(given, list) else _floats(given)
         return orjson.dumps(found)
+
+
+def usage_member(found: Mapping[str, Any], facts: Facts) -> object:
+    """The usage object of a chunk or of a whole answer, wherever this upstream puts it."""
+    usage = found.get("usage")
+    if usage is None and facts.usage_in is not None:
+        holder = found.get(facts.usage_in)
+        usage = holder.get("usage") if isinstance(holder, Mapping) else None
+    return usage
+
+
+def usage_told(usage: object, facts: Facts) -> Usage | None:
+    """The usage that such an object tells, None where it can't be billed."""
+    if facts.reasoning_apart:
+        return read_usage(usage, reasoning_apart=_sums_apart(usage))
+    return read_usage(usage)
 
 
 def _floats(text: object) -> list[float]:

@@ -9,7 +9,7 @@ import orjson
 
 from tokenhub_proxy.calls import Call
 from tokenhub_proxy.dialects import Asking, Reply
-from tokenhub_proxy.dialects.answers import Answers, raise_error_in_200, read_error
+from tokenhub_proxy.dialects.answers import Answers, read_error
 from tokenhub_proxy.dialects.facts import PLAIN, Facts, facts_of, fit
 from tokenhub_proxy.dialects.fields import Losses
 from tokenhub_proxy.dialects.memory import Memory
@@ -121,21 +121,14 @@ def passed_through(
     keeper = None
     if facts.keeps is not None and call.endpoint == "chat" and call.body.get("tools"):
         keeper = Keeper(memory, call.owner, facts.keeps)
-    answers = Answers(call, facts, keeper)
     if call.stream and kind in ("text/event-stream", ""):
-        return Stream(
-            call,
-            model=model,
-            hide_usage=facts.stream_options and not call.usage_asked,
-            raise_error=raise_error_in_200,
-            usage_of=answers.usage_member,
-            read=answers.read_usage,
-            keeper=keeper,
-        )
+        hide_usage = facts.stream_options and not call.usage_asked
+        return Stream(call, model=model, hide_usage=hide_usage, facts=facts, keeper=keeper)
     if kind.startswith("text/") or status != 200:
         # A page for people under a 200 would look like an empty success to the official SDKs, and
         # so would a stream to a client that did not ask for one.
         raise UpstreamUnavailable(kind="content_type", executed=True, upstream_status=status)
+    answers = Answers(call, facts, keeper)
     whole = Whole(answers.understand, answers.estimate)
     if call.stream:
         whole.notes["not_streamed"] = 1

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from tokenhub_proxy import sse
 from tokenhub_proxy.calls import MODEL_LENGTH_MAX, Call
+from tokenhub_proxy.dialects.answers import raise_error_in_200, usage_member, usage_told
+from tokenhub_proxy.dialects.facts import PLAIN, Facts
 from tokenhub_proxy.dialects.pattern import NOTHING, Pattern
 from tokenhub_proxy.dialects.reasoning import Keeper
 from tokenhub_proxy.dialects.replies import STREAM_HEADERS, cleaned, error_event, parse_object
-from tokenhub_proxy.dialects.usage import read_usage
 from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
 from tokenhub_proxy.prices import Usage, estimate_tokens
 
@@ -32,13 +33,7 @@ ENDING_BYTES_MAX = 64 * 2**10
 
 # A code is a word or a number; anything else may hold what belongs in no log.
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-
-ReadUsage = Callable[[Mapping[str, Any]], object]
-
-
-def usage_member(found: Mapping[str, Any]) -> object:
-    """The usage object of a chunk or of a whole answer, where nearly everybody has it."""
-    return found.get("usage")
+_NO_CHOICES: Final[frozenset[object]] = frozenset()
 
 
 class _PerChunk:
@@ -63,10 +58,9 @@ class Stream(_PerChunk):
     """
 
     __slots__ = (
-        "_ahead", "_call", "_ending", "_envelope", "_failed", "_finished_choices", "_hide_usage", "_keeper",
-        "_model", "_null_finish", "_null_usage", "_open", "_patterns", "_raise_error", "_read_usage",
-        "_reported", "_rest_said", "_skipping", "_splitter", "_usage_of", "begun", "done", "finished",
-        "headers", "notes", "status",
+        "_ahead", "_call", "_ending", "_envelope", "_facts", "_failed", "_finished_choices", "_hide_usage",
+        "_keeper", "_model", "_null_finish", "_null_usage", "_open", "_patterns", "_reported", "_rest_said",
+        "_skipping", "_splitter", "begun", "done", "finished", "headers", "notes", "status",
     )  # fmt: skip
 
     def __init__(
@@ -75,18 +69,12 @@ class Stream(_PerChunk):
         *,
         model: str,
         hide_usage: bool,
-        raise_error: Callable[[Mapping[str, Any]], None],
-        usage_of: ReadUsage = usage_member,
-        read: Callable[[object], Usage | None] = read_usage,
+        facts: Facts = PLAIN,
         keeper: Keeper | None = None,
     ) -> None:
-        """`model` was asked for; `raise_error(object)` raises for an error object; `usage_of` finds,
-        `read` reads usage.
-
-        With a `keeper` every event is parsed, and shown to it.
-        """
+        """`model` was asked for. With a `keeper` every event is parsed, and shown to it."""
         self.status = 200
-        self.headers = dict(STREAM_HEADERS)
+        self.headers = STREAM_HEADERS
         self.finished = False
         self.begun = False
         self.done = False
@@ -94,9 +82,7 @@ class Stream(_PerChunk):
         self._call = call
         self._model = model
         self._hide_usage = hide_usage
-        self._raise_error = raise_error
-        self._usage_of = usage_of
-        self._read_usage = read
+        self._facts = facts
         self._keeper = keeper
         self._splitter = sse.Splitter()
         self._at_event = False
@@ -108,7 +94,7 @@ class Stream(_PerChunk):
         self._ahead = b""  # comments from before the first data event
         self._ending = b""  # [DONE] and what follows it
         self._failed = False
-        self._finished_choices: set[object] = set()
+        self._finished_choices = _NO_CHOICES
         self._reported: Usage | None = None
         # For the estimate of a stream without usage, with what of an event is no content.
         self._events = 0
@@ -260,7 +246,7 @@ class Stream(_PerChunk):
     def _check(self, found: Mapping[str, Any]) -> None:
         """Raise for an error, which leaves another target possible; note a model that was not asked for."""
         try:
-            self._raise_error(found)
+            raise_error_in_200(found)
         except UpstreamUnavailable as error:
             error.notes = {"error_first_event": 1}
             raise
@@ -286,11 +272,11 @@ class Stream(_PerChunk):
             self._keeper.chunk(found)
             if not self._keeper.complete:
                 self.notes["reasoning"] = "lost"
-        usage = self._usage_of(found)
+        usage = usage_member(found, self._facts)
         if usage is None:
             return False
         self._note("usage_chunks")
-        read = self._read_usage(usage)
+        read = usage_told(usage, self._facts)
         if read is None:
             self.notes["usage"] = "invalid"
         else:
@@ -302,7 +288,7 @@ class Stream(_PerChunk):
             self._fail()
         elif not self._failed:
             index = choice.get("index")
-            self._finished_choices.add(index if isinstance(index, int) else 0)
+            self._finished_choices |= {index if isinstance(index, int) else 0}
             self.finished = len(self._finished_choices) >= self._call.choices
 
     def _fail(self, error: object = None) -> None:
@@ -364,7 +350,7 @@ class Stream(_PerChunk):
         if not self.begun:
             found = parse_object(self._ahead + rest)
             if found is not None:
-                self._raise_error(found)  # a JSON error under the label of a stream
+                raise_error_in_200(found)  # a JSON error under the label of a stream
             raise UpstreamUnavailable(kind="empty", executed=True)
         self._note_usage()
         if self.finished and not self.done:

@@ -20,8 +20,7 @@ class Pattern:
         self._found = bool(quote)
         # Nothing with a carriage return in it is taken.
         self._begin, self._end = (before + key, quote + rest) if quote else (b"\r", b"\r")
-        self._between = self._end + self._begin
-        self._quotes = self._between.count(b'"')
+        self._between: bytes | None = None  # until a read has brought two events
 
     def events(self, data: bytes) -> int:
         """How many such events these are; 0 where there is anything else, or a part of one.
@@ -38,7 +37,11 @@ class Pattern:
         text = data[first:last]
         if self._found and text.find(b'"') < 0 and text.find(b"\n") < 0 and text.find(b"\r") < 0:
             return 1
-        events = data.count(self._between, first, last) + 1
+        between = self._between
+        if between is None:
+            self._between = between = end + begin
+            self._quotes = between.count(b'"')
+        events = data.count(between, first, last) + 1
         # `find` is faster than `in`, which first tries whether it was given a number.
         quotes, line_ends = data.count(b'"'), data.count(b"\n")
         if quotes != events * self._quotes or line_ends != 2 * events or data.find(b"\r") >= 0:

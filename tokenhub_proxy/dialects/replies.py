@@ -12,6 +12,7 @@ import orjson
 from tokenhub_proxy import sse
 from tokenhub_proxy.errors import InvalidRequest, ProxyError, RequestTooLarge, UpstreamUnavailable
 from tokenhub_proxy.prices import Usage
+from tokenhub_proxy.wire import NO_HEADERS
 
 # An answer that is no stream is kept whole until its cost is known. The largest real ones are
 # embeddings: 2,048 inputs of 3,072 floats are about 60 MiB of text.
@@ -22,8 +23,8 @@ MESSAGE_LENGTH_MAX = 600
 # A client told to wait longer than this does not wait: the official SDKs give up.
 RETRY_AFTER_MAX_S = 120.0
 
-JSON_HEADERS: Final = {"content-type": "application/json"}
-STREAM_HEADERS = {
+JSON_HEADERS: Final[Mapping[str, str]] = {"content-type": "application/json"}
+STREAM_HEADERS: Final[Mapping[str, str]] = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
     "x-accel-buffering": "no",  # asks nginx not to collect the stream
@@ -115,7 +116,7 @@ class Whole:
         bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
         self.status = 200
-        self.headers = JSON_HEADERS.copy()
+        self.headers = JSON_HEADERS
         self.notes: dict[str, object] = {}
         self.usage = _NO_USAGE
         self.finished = self.begun = self.done = self.between_events = False
@@ -160,7 +161,7 @@ class Refused:
         """`read(body)` gives the message and the parameter that the error names, or raises what it
         knows the error to be."""
         self.status = status
-        self.headers: dict[str, str] = {}
+        self.headers = NO_HEADERS
         self.usage = Usage()
         self.finished = False
         self.begun = False

@@ -173,7 +173,7 @@ class Translated(ABC):
 
     def __init__(self, call: Call, asking: Asking) -> None:
         self.status = 200
-        self.headers = dict(STREAM_HEADERS)
+        self.headers = STREAM_HEADERS
         self.finished = False
         self.begun = False
         self.done = False

@@ -152,7 +152,7 @@ class Committer:
                 self._books.commit(change)
                 if type(change) is Placed and change.abandoned and self._books.is_open(change):
                     self._release(change)
-            waiter = change.waiter
+            waiter, change.waiter = change.waiter, None  # the books keep a hold until its call has ended
             if not waiter.done():
                 waiter.set_result(change.entry if type(change) is Booked else None)
         if undone:

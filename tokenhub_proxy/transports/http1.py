@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import ClassVar, Final, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -20,7 +20,7 @@ from tokenhub_proxy.transports.fields import (
     lower,
     too_big,
 )
-from tokenhub_proxy.wire import Sink
+from tokenhub_proxy.wire import NO_HEADERS, Sink
 
 # What waits here for the first `pump`: the answer began while the caller was still deciding.
 # One read more may come on top.
@@ -56,10 +56,10 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
 
     __slots__ = (
         "_body_end", "_buffer", "_buffered", "_chunked", "_clock", "_descriptor", "_fault", "_heard_s",
-        "_interim", "_keep", "_new_waiter", "_on_lost", "_outbox", "_overhead", "_parser", "_paused",
-        "_pieces", "_raw_headers", "_surplus", "_transport", "_until_eof", "_waiter", "complete", "failure",
-        "head_done", "headers", "idle_since_s", "lost", "on_body", "on_header", "reading", "reused",
-        "status",
+        "_interim", "_keep", "_loop", "_lost", "_on_lost", "_outbox", "_overhead", "_parser", "_paused",
+        "_pieces", "_raw_headers", "_surplus", "_told_lost", "_transport", "_until_eof", "_waiter",
+        "complete", "failure", "head_done", "headers", "idle_since_s", "on_body", "on_header", "reading",
+        "reused", "status",
     )  # fmt: skip
 
     def __init__(self, clock: Callable[[], float], on_lost: Lost, outbox: Outbox | None = None) -> None:
@@ -67,9 +67,10 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
         self._clock = clock
         self._outbox = outbox or Outbox(loop.call_soon)  # one for all connections of a loop
         self._on_lost = on_lost
-        self.lost: asyncio.Future[None] = loop.create_future()
+        self._loop = loop
+        self._lost = False
+        self._told_lost: asyncio.Future[None] | None = None  # once somebody waits for it
         self._waiter: asyncio.Future[None] | None = None
-        self._new_waiter = loop.create_future
         # Kept from one exchange to the next; None before the first, and after one that ended badly.
         self._parser: HttpResponseParser | None = None
         self.reused = False
@@ -82,7 +83,7 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
         self.on_header = self._raw_headers.__setitem__
         self._buffer: list[bytes] = []
         self.status = 0
-        self.headers: Mapping[str, str] = {}
+        self.headers = NO_HEADERS
         self.failure: Exception | None = None
         self._heard_s = 0.0
         self._at_chunk = False
@@ -124,7 +125,7 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
     def begin(self, head: bytes, body: bytes) -> asyncio.Future[None]:
         """Write a request. What it returns is done when the answer's head is there, or a failure."""
         self._reset()
-        self._waiter = waiter = self._new_waiter()
+        self._waiter = waiter = self._loop.create_future()
         if self._transport.is_closing():  # it died in the moment between two callbacks
             self._break(UpstreamUnavailable(kind="disconnected"))
             return waiter
@@ -145,7 +146,7 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
         if not (self._held or self.complete or self.failure):
             self._sink = sink
             self._regulate()
-            self._waiter = waiter = self._new_waiter()
+            self._waiter = waiter = self._loop.create_future()
             try:
                 await waiter
             finally:
@@ -202,8 +203,16 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
     def close(self) -> None:
         """Close at once, whatever is under way."""
         # asyncio's transports fail on `abort` after the connection is lost.
-        if not self.lost.done():
+        if not self._lost:
             self._transport.abort()
+
+    def lost(self) -> asyncio.Future[None]:
+        """Done when the connection is closed, and its socket with it."""
+        if self._told_lost is None:
+            self._told_lost = self._loop.create_future()
+            if self._lost:
+                self._told_lost.set_result(None)
+        return self._told_lost
 
     # What the event loop calls
 
@@ -224,9 +233,11 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
                 self.heard = True
                 self._push(sink, data[len(line) : -2])
                 return
-        self.data_received(_READ[:nbytes])
+        self.received(_READ[:nbytes])
 
-    def data_received(self, data: bytes | memoryview) -> None:
+    # Not `data_received`: uvloop would make and keep a bound method of that, and never call it.
+    def received(self, data: bytes | memoryview) -> None:
+        """Take bytes of an answer through the parser."""
         parser = self._parser
         if parser is None or self.complete:
             # Nobody asked for these bytes: what the next answer would begin with can't be trusted.
@@ -265,8 +276,9 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
         self._ended(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.lost.done():
-            self.lost.set_result(None)
+        self._lost = True
+        if self._told_lost is not None and not self._told_lost.done():
+            self._told_lost.set_result(None)
         self._ended(exc)
         self._parser = None
         self._on_lost(self)
@@ -310,6 +322,7 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
         headers = {}
         for name, value in raw.items():
             headers[KNOWN.get(name) or lower(name)] = value.decode("latin-1")
+        raw.clear()  # of trailers nobody asks
         coding = headers.get("transfer-encoding")
         if coding is None:
             self._until_eof = "content-length" not in headers and status not in (204, 304)

@@ -16,7 +16,7 @@ from tokenhub_proxy.routes import Upstream
 from tokenhub_proxy.transports.http1 import Connection
 from tokenhub_proxy.transports.origin import Origin
 from tokenhub_proxy.transports.pool import Pool
-from tokenhub_proxy.wire import Outgoing, Sink
+from tokenhub_proxy.wire import NO_HEADERS, Outgoing, Sink
 
 # One timer looks after all calls: a near deadline is kept to within this, a far one to within eight
 # times as much.
@@ -164,7 +164,7 @@ class LiveIncoming:
         self._waited_s = 0.0  # for the client, in all
         self.retried = False
         self.status = 0
-        self.headers: Mapping[str, str] = {}
+        self.headers = NO_HEADERS
 
     async def __aenter__(self) -> LiveIncoming:
         live, outgoing = self._live, self._outgoing
@@ -193,7 +193,7 @@ class LiveIncoming:
             raise
         self._outgoing = None
         self.status = connection.status
-        self.headers = connection.headers
+        self.headers, connection.headers = connection.headers, NO_HEADERS
         return self
 
     def close(self, error: BaseException | None) -> None:

@@ -25,6 +25,7 @@ class Pool:
         "_clock",
         "_closed",
         "_connections",
+        "_forget",
         "_idle",
         "_outbox",
         "_waiters",
@@ -48,6 +49,7 @@ class Pool:
         self.in_flight = 0
         self._clock = clock
         self._outbox = outbox
+        self._forget = self._lost  # made once, not for each connection
         self._closed = False
         self._connections: set[Connection] = set()
         self._idle: list[Connection] = []  # the warmest last
@@ -126,7 +128,7 @@ class Pool:
         """
         self._closed = True
         self.close_idle(float("inf"))
-        return [connection.lost for connection in self._connections if not connection.usable()]
+        return [connection.lost() for connection in self._connections if not connection.usable()]
 
     async def _in_line(self) -> Connection | None:
         waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
@@ -144,7 +146,7 @@ class Pool:
             raise
 
     def _new(self) -> Connection:
-        return Connection(self._clock, self._lost, self._outbox)
+        return Connection(self._clock, self._forget, self._outbox)
 
     def _lost(self, connection: Connection) -> None:
         self._connections.discard(connection)
