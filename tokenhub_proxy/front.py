@@ -168,8 +168,7 @@ class FrontConnection(Socket, asyncio.Protocol):
             self._ahead = data[length:]
             data = data[:length]
         self._pieces.append(data)
-        method, path = self._front.lines[head.line]
-        client = FrontClient(self, method, path, head, head.special, length, head.keep_alive)
+        client = FrontClient(self, head.method, head.path, head, head.special, length, head.keep_alive)
         client.digest = head.digest
         self.due_s = NEVER
         self._served = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -19,80 +19,93 @@ LENGTH_DIGITS_MAX: Final = 12
 _SPECIAL = frozenset(name.encode("ascii") for name in SPECIAL_HEADERS)
 
 
-# Names as a head has them; as many as our own code asks for.
-_SPELLED: Final[dict[str, bytes]] = {}
+# How the line of a field begins, in lower case; as many as our own code asks for.
+_BEGINNINGS: Final[dict[str, bytes]] = {}
+_JSON: Final = "application/json"
 
 
-def _spell(name: str) -> bytes:
-    _SPELLED[name] = spelled = name.lower().encode("ascii")
-    return spelled
+def _beginning(name: str) -> bytes:
+    _BEGINNINGS[name] = found = b"\r\n%b:" % name.lower().encode("ascii")
+    return found
 
 
 class Head:
-    """A request but for its body of `length` bytes. Its fields are asked for by names in any case."""
+    """A request but for its body of `length` bytes. Its fields are asked for by names in any case.
 
-    __slots__ = ("_around", "_fields", "digest", "keep_alive", "length", "line", "size", "special")
+    An open stream holds one, so it keeps the text alone, in which a field is looked for. What every call
+    asks for is known.
+    """
+
+    __slots__ = (
+        "_before", "_behind", "_content_type", "_digits", "digest", "keep_alive", "length", "method",
+        "path", "size", "special",
+    )  # fmt: skip
 
     def __init__(
         self,
-        line: bytes,
-        fields: dict[bytes, bytes],
-        size: int,
-        length: int,
+        asked: tuple[str, str],
+        before: bytes,
+        digits: bytes,
+        behind: bytes,
         keep_alive: bool,
-        around: tuple[bytes, bytes] | None = None,
+        content_type: str | None,
+        special: Collection[str],
     ) -> None:
-        """`fields` has its names in lower case; `line` is the request line with its CRLF.
-
-        `size` is the head's own, in bytes; `around` is all that stands before and behind the digits of the
-        length, if it has one.
+        """`asked` is the method and the path; `before` and `behind` are all that stands around the digits
+        of the body's length, of which there may be none.
         """
-        self.line = line
-        self._fields = fields
-        self.size = size
-        self.length = length
+        self.method, self.path = asked
+        self._before = before
+        self._digits = digits
+        self._behind = behind
+        self.size = len(before) + len(digits) + len(behind)  # of the head itself, in bytes
+        self.length = int(digits) if digits else 0
         self.keep_alive = keep_alive
-        self._around = around
+        self._content_type = content_type
+        self.special = special  # those of SPECIAL_HEADERS that the request has
         self.digest: bytes | None = None  # of the credential in it, once somebody has worked it out
-        # Those of SPECIAL_HEADERS that the request has.
-        self.special: Collection[str] = (
-            ()
-            if _SPECIAL.isdisjoint(fields)
-            else {name.decode("ascii") for name in _SPECIAL.intersection(fields)}
-        )
 
     def again(self, data: bytes) -> Head | None:
         """The head that these bytes begin with, if it differs from this one in nothing but the body's length.
 
         Only digits stand where digits stood: all else that `read` has looked at is the same.
         """
-        if self._around is None:
+        if not self._digits:
             return None
-        before, behind = self._around
+        before, behind = self._before, self._behind
         start = len(before)
         end = data.find(behind, start, start + LENGTH_DIGITS_MAX + len(behind))
         if end < 0 or not data.startswith(before):
             return None
         digits = data[start:end]
-        if digits == self._fields[b"content-length"]:
+        if digits == self._digits:
             return self
-        size = end + len(behind)
-        if not digits.isdigit() or size > HEAD_BYTES_MAX:
+        if not digits.isdigit() or end + len(behind) > HEAD_BYTES_MAX:
             return None
-        fields = {**self._fields, b"content-length": digits}
-        found = Head(self.line, fields, size, int(digits), self.keep_alive, self._around)
+        asked = self.method, self.path
+        found = Head(asked, before, digits, behind, self.keep_alive, self._content_type, self.special)
         found.digest = self.digest
         return found
 
     def get(self, name: str, default: str | None = None, /) -> str | None:
         """The value of a field."""
-        value = self._fields.get(_SPELLED.get(name) or _spell(name))
-        return default if value is None else value.decode("ascii")
+        value = self._content_type if name == "Content-Type" else self._find(name)
+        return default if value is None else value
 
     def getall(self, name: str, default: Sequence[str] = (), /) -> Sequence[str]:
         """The values of a field, of which there is one."""
-        value = self._fields.get(_SPELLED.get(name) or _spell(name))
-        return default if value is None else (value.decode("ascii"),)
+        value = self._find(name)
+        return default if value is None else (value,)
+
+    def _find(self, name: str) -> str | None:
+        # `read` has seen that a field is a line, and that there is nothing but text in it.
+        text = self._before + self._digits + self._behind
+        beginning = _BEGINNINGS.get(name) or _beginning(name)
+        start = text.lower().find(beginning)
+        if start < 0:
+            return None
+        start += len(beginning)
+        return text[start : text.find(b"\r\n", start)].lstrip(b" \t").decode("ascii")
 
 
 class _Fields:
@@ -116,13 +129,13 @@ def end_of(data: bytes) -> int:
     return end + 4 if end >= 0 else 0
 
 
-def read(head: bytes, lines: Container[bytes]) -> Head | None:
+def read(head: bytes, lines: Mapping[bytes, tuple[str, str]]) -> Head | None:
     """A whole head, its empty line included; None for what is not written in the usual way.
 
     That may be good HTTP or bad: another parser decides, so that there is one verdict.
     """
-    line = head[: head.find(b"\r\n") + 2]
-    if line not in lines or len(head) > HEAD_BYTES_MAX or not head.isascii():
+    asked = lines.get(head[: head.find(b"\r\n") + 2])
+    if asked is None or len(head) > HEAD_BYTES_MAX or not head.isascii():
         return None
     found: dict[bytes, bytes] = {}
     sink = _Fields()
@@ -148,11 +161,17 @@ def read(head: bytes, lines: Container[bytes]) -> Head | None:
         keep_alive = connection == b"keep-alive"
         if not keep_alive and connection != b"close":
             return None
-    length = fields.get(b"content-length")
-    if length is None:
-        return Head(line, fields, len(head), 0, keep_alive)
-    if not length.isdigit():
+    kind = fields.get(b"content-type")
+    content_type = None if kind is None else _JSON if kind == b"application/json" else kind.decode("ascii")
+    special: Collection[str] = ()
+    if not _SPECIAL.isdisjoint(fields):
+        special = {name.decode("ascii") for name in _SPECIAL.intersection(fields)}
+    digits = fields.get(b"content-length")
+    if digits is None:
+        return Head(asked, head, b"", b"", keep_alive, content_type, special)
+    if not digits.isdigit():
         return None
     # Nothing but space stands between the colon and the digits.
-    start = head.index(length, head.lower().index(b"\r\ncontent-length:"))
-    return Head(line, fields, len(head), int(length), keep_alive, (head[:start], head[start + len(length) :]))
+    start = head.index(digits, head.lower().index(b"\r\ncontent-length:"))
+    before, behind = head[:start], head[start + len(digits) :]
+    return Head(asked, before, digits, behind, keep_alive, content_type, special)
