@@ -128,6 +128,7 @@ class Answered:
     status = 200
     headers: Mapping[str, str] = {"content-type": "application/json"}
     notes: Mapping[str, object] = {}
+    complete = True
 
     def send(self, outgoing: object) -> Answered:
         return self

@@ -172,7 +172,8 @@ class Fallback:
                 reply = dialect.reply(call, asking, status, headers)
                 if "content-encoding" in headers:
                     reply = plain(reply, headers)
-                self._watch.begin(exchange, incoming, reply, upstream.timeouts.progress_s)
+                if not incoming.complete:
+                    self._watch.begin(exchange, incoming, reply, upstream.timeouts.progress_s)
                 answer = Answer(connection, incoming, reply, outgoing.dropped)
                 answer.ended = await incoming.pump(answer.take)
                 if answer.ended:

@@ -38,8 +38,13 @@ class Watch:
             self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     def follow(self, exchange: Exchange, client: Client, keep_alive_s: float | None) -> None:
-        """The answer goes to this client now, which is to hear something every `keep_alive_s`."""
-        watched = self._watched[exchange]
+        """The answer goes to this client now, which is to hear something every `keep_alive_s`.
+
+        One that had come whole was not begun, and is not waited for.
+        """
+        watched = self._watched.get(exchange)
+        if watched is None:
+            return
         watched.client = client
         watched.keep_alive_s = keep_alive_s
         watched.spoke_at_s = self._monotonic()

@@ -90,6 +90,7 @@ class Incoming(Protocol):
 
     status: int
     headers: Mapping[str, str]  # names in lower case; of a repeated header the last one
+    complete: bool  # all of it has come with the head, so that nothing is waited for any more
 
     @property
     def notes(self) -> Mapping[str, object]:

@@ -115,6 +115,8 @@ def _first(failed: BaseExceptionGroup[BaseException]) -> BaseException:
 class _Answered:
     """An answer that has come whole, as an Incoming."""
 
+    complete = True
+
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.status = status
         self.headers = headers

@@ -226,6 +226,8 @@ def _written(event: bytes, body: Mapping[str, Any]) -> bytes:
 class _FaultyIncoming:
     """`wire.Incoming` over another one: each read becomes steps, which are played one by one."""
 
+    complete = False
+
     def __init__(self, incoming: Incoming, machine: Machine, timeouts: Timeouts) -> None:
         self.status = incoming.status
         self.headers = incoming.headers

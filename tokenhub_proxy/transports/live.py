@@ -147,6 +147,7 @@ class LiveIncoming:
         "_timeouts",
         "_turn",
         "_waited_s",
+        "complete",
         "headers",
         "retried",
         "status",
@@ -165,6 +166,7 @@ class LiveIncoming:
         self.retried = False
         self.status = 0
         self.headers = NO_HEADERS
+        self.complete = False
 
     async def __aenter__(self) -> LiveIncoming:
         live, outgoing = self._live, self._outgoing
@@ -194,6 +196,7 @@ class LiveIncoming:
         self._outgoing = None
         self.status = connection.status
         self.headers, connection.headers = connection.headers, NO_HEADERS
+        self.complete = connection.complete
         return self
 
     def close(self, error: BaseException | None) -> None:

@@ -86,6 +86,8 @@ class _Exchange:
 class ScriptedIncoming:
     """An Incoming that plays its steps; pausing stops it between two of them."""
 
+    complete = False
+
     def __init__(self, scripted: Scripted, timeouts: Timeouts) -> None:
         self.status = scripted.status
         self.headers = scripted.headers

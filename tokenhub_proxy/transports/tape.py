@@ -132,6 +132,7 @@ class _Recording:
 
     status: int
     headers: Mapping[str, str]
+    complete = False
 
     def __init__(
         self,
