@@ -77,6 +77,14 @@ class Image:
         else:
             self._pending[step.file].append(step)
 
+    def kill(self, folder: str) -> None:
+        """Write the files as they are after a process was killed: all that it wrote is there."""
+        files = {name: bytearray(data) for name, data in self._synced.items()}
+        for steps in self._pending.values():
+            for step in steps:
+                _do(files, step)
+        _write(folder, files)
+
     def cut(self, folder: str, chance: random.Random, *, torn: bool) -> None:
         """Write the files after a power cut: without all that was not synced, or with torn parts of it."""
         files = {name: bytearray(data) for name, data in self._synced.items()}
@@ -85,9 +93,13 @@ class Image:
                 for piece in _pieces(step):
                     if chance.random() < 0.5:
                         _do(files, piece)
-        for name, data in files.items():
-            with open(os.path.join(folder, name), "wb") as file:
-                file.write(data)
+        _write(folder, files)
+
+
+def _write(folder: str, files: dict[str, bytearray]) -> None:
+    for name, data in files.items():
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(data)
 
 
 def _pieces(step: Step) -> list[Step]:

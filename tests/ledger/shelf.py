@@ -60,7 +60,7 @@ class Shelf:
         """Leave the file as a process that dies now would: what was not handed over is lost."""
         self.opened.remove(ledger)
         committer = ledger._committer
-        for timer in (committer._watch, committer._retry):
+        for timer in (committer._watch, committer._retry, committer._checkpoint):
             if timer is not None:
                 timer.cancel()
         ledger._writer.submit = lambda *_: None  # type: ignore[method-assign]

@@ -14,7 +14,7 @@ import pytest
 
 from tests.ledger.powercut import Disk, Image
 from tests.ledger.shelf import NOW, Shelf, hold, key, settled
-from tokenhub_proxy.ledger import Account
+from tokenhub_proxy.ledger import Account, committer
 from tokenhub_proxy.ledger.sqlite import open_ledger
 
 
@@ -77,14 +77,21 @@ def lost(path: str, promises: list[Promise]) -> int:
         connection.close()
 
 
-async def cut_the_power(tmp_path: str, durability: str, cuts: int, calls: int, seed: int) -> int:
-    """How many promises were broken over so many cuts. A file that doesn't add up fails at once."""
+async def cut_the_power(
+    tmp_path: str, durability: str, cuts: int, calls: int, seed: int, *, killed: bool = False
+) -> int:
+    """How many promises were broken over so many cuts. A file that doesn't add up fails at once.
+
+    `killed`: the process alone is gone, at one of its writes, and the machine runs on.
+    """
     shelf = Shelf(tmp_path, durability=durability)
     disk = Disk(f"disk-{durability}-{seed}")
     promises = await work(shelf, disk, calls)
     steps = disk.log
     # Before the tables are there, nobody was promised anything.
     begin = promises[0].at
+    checkpoints = [at for at, step in enumerate(steps) if (step.file, step.kind) == ("books.db", "sync")]
+    assert sum(begin < at < promises[-1].at for at in checkpoints) >= 3, "cuts are to meet checkpoints"
     chance = random.Random(seed)
     moments = sorted(chance.randint(begin, len(steps)) for _ in range(cuts))
     image, applied, broken = Image(), 0, 0
@@ -94,7 +101,10 @@ async def cut_the_power(tmp_path: str, durability: str, cuts: int, calls: int, s
         applied = moment
         folder = os.path.join(tmp_path, "cut")
         os.mkdir(folder)
-        image.cut(folder, chance, torn=number % 2 == 1)
+        if killed:
+            image.kill(folder)
+        else:
+            image.cut(folder, chance, torn=number % 2 == 1)
         path = os.path.join(folder, "books.db")
         ledger = await open_ledger(f"sqlite:///{path}", durability="process", clock=shelf.clock)
         assert await ledger.verify() == []
@@ -103,6 +113,13 @@ async def cut_the_power(tmp_path: str, durability: str, cuts: int, calls: int, s
         broken += lost(path, [promise for promise in promises if promise.at <= moment])
         shutil.rmtree(folder)
     return broken
+
+
+@pytest.fixture(autouse=True)
+def many_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in every moment in which the writer has nothing to do, if there were a few commits before."""
+    monkeypatch.setattr(committer, "CHECKPOINT_COMMITS", 5)
+    monkeypatch.setattr(committer, "QUIET_S", 0.0)
 
 
 async def test_a_power_cut_loses_nothing_that_was_acknowledged(tmp_path: object) -> None:
@@ -114,6 +131,13 @@ async def test_without_full_durability_promises_may_break_and_the_books_still_ad
 ) -> None:
     # That promises break here shows that the cuts are real.
     assert await cut_the_power(str(tmp_path), "process", cuts=60, calls=30, seed=2) > 0
+
+
+@pytest.mark.parametrize("durability", ["full", "process"])
+async def test_a_process_that_is_killed_at_any_write_loses_nothing_that_was_acknowledged(
+    tmp_path: object, durability: str
+) -> None:
+    assert await cut_the_power(str(tmp_path), durability, cuts=100, calls=30, seed=3, killed=True) == 0
 
 
 @pytest.mark.long

@@ -95,6 +95,12 @@ class Writer:
             with contextlib.suppress(Exception):
                 connection.close()
 
+    def checkpoint(self) -> None:
+        """Put the log into the file. Where that fails all is still in the log, for another time."""
+        if self._connection is not None:
+            with contextlib.suppress(Exception):
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
     def write(self, batch: Batch) -> None:
         """Make a batch durable, or change nothing and raise; InDoubt when that can't be told."""
         if batch.doubted:
