@@ -23,6 +23,7 @@ COMPILED = [
     *("ledger/rows", "ledger/sqlite"),
     *("metrics/__init__", "metrics/counters", "testing/stage"),
     *("transports/chunks", "transports/http1", "transports/live", "transports/origin", "transports/pool"),
+    *("transports/rounds",),
 ]
 
 

@@ -23,7 +23,7 @@ from tests.upstream import DONE, STREAM, FakeUpstream, chunk, stream_says, usage
 from tokenhub_proxy import connection, sockets
 from tokenhub_proxy.exchange import Exchange
 from tokenhub_proxy.prices import Usage
-from tokenhub_proxy.transports.http1 import READ_BYTES_MAX
+from tokenhub_proxy.transports.rounds import READ_BYTES_MAX
 
 HEAD = (
     f"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {KEY}\r\n"

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.chaos import CHUNKED, Action, answer, chunk, close, request, reset, send, serve, unanswered
+from tests.chaos import CHUNKED, Action, answer, chunk, close, request, reset, send, serve, unanswered, wait
 from tests.transports.asking import ask, outgoing
 from tokenhub_proxy.errors import UpstreamUnavailable
 from tokenhub_proxy.routes import Timeouts
 from tokenhub_proxy.transports import connect as connect_module
+from tokenhub_proxy.transports import rounds
 from tokenhub_proxy.transports.live import Live
 from tokenhub_proxy.wire import Outgoing
 
@@ -277,6 +278,23 @@ async def test_leaving_a_tls_stream_closes_it_at_once(live: Live, authority: Aut
             pass
         async with asyncio.timeout(1):
             await upstream.peers[0].gone()
+
+
+@pytest.mark.skipif(rounds.sys.platform != "linux", reason="there are no rounds elsewhere")
+async def test_a_tls_stream_is_never_read_in_rounds(
+    live: Live, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "CALLS_MAX", 0)
+    go = asyncio.Event()
+    script = [request(), send(CHUNKED + chunk(b"a")), wait(go), send(chunk(b"b") + chunk(b""))]
+    async with serve(script, tls=authority.server("127.0.0.1")) as upstream:
+        asking = asyncio.ensure_future(ask(live, outgoing(upstream.url, ca_file=authority.ca_file)))
+        while live._rounds is None:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)  # some looks
+        assert len(live._rounds) == 0
+        go.set()
+        assert (await asking).body == b"ab"
 
 
 async def test_a_tls_connection_that_is_reset_in_mid_body(live: Live, authority: Authority) -> None:

@@ -20,23 +20,18 @@ from tokenhub_proxy.transports.fields import (
     lower,
     too_big,
 )
+from tokenhub_proxy.transports.rounds import READ, Read
 from tokenhub_proxy.wire import NO_HEADERS, Sink
 
 # What waits here for the first `pump`: the answer began while the caller was still deciding.
 # One read more may come on top.
 BUFFER_BYTES_MAX: Final = 256 * 1024
-# The most that one read takes. The last one waits for a client that takes nothing, so hundreds of
-# those cost megabytes by it; and whoever shares the loop waits for the read to be dealt with. Left
-# to themselves both event loops take four times as much.
-READ_BYTES_MAX = 64 * 1024
-# One for all: what is read is parsed, and copied where it is kept, before the loop reads again.
-_READ: Final = memoryview(bytearray(READ_BYTES_MAX))
-_BUFFERS: dict[int, memoryview] = defaultdict(lambda: _READ)
+_BUFFERS: dict[int, memoryview] = defaultdict(lambda: READ)  # for reads of any size
 
 Lost = Callable[["Connection"], None]
 
 
-class _PerChunk:
+class _PerChunk(Read):
     """What each chunk looks at: side by side, for a stream's memory is cold when its chunk comes."""
 
     __slots__ = ("_at_chunk", "_held", "_sink", "heard")
@@ -55,9 +50,9 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_body_end", "_buffer", "_buffered", "_chunked", "_clock", "_descriptor", "_fault", "_heard_s",
+        "_body_end", "_buffer", "_buffered", "_chunked", "_clock", "_fault", "_heard_s",
         "_interim", "_keep", "_loop", "_lost", "_on_lost", "_outbox", "_overhead", "_parser", "_paused",
-        "_pieces", "_raw_headers", "_surplus", "_told_lost", "_transport", "_until_eof", "_waiter",
+        "_pieces", "_raw_headers", "_surplus", "_told_lost", "_until_eof", "_waiter",
         "complete", "failure", "head_done", "headers", "idle_since_s", "on_body", "on_header", "reading",
         "reused", "status",
     )  # fmt: skip
@@ -68,6 +63,7 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
         self._outbox = outbox or Outbox(loop.call_soon)  # one for all connections of a loop
         self._on_lost = on_lost
         self._loop = loop
+        self._rounds = None
         self._lost = False
         self._told_lost: asyncio.Future[None] | None = None  # once somebody waits for it
         self._waiter: asyncio.Future[None] | None = None
@@ -113,6 +109,11 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
     def usable(self) -> bool:
         """False once the connection is closing."""
         return not self._transport.is_closing()
+
+    @property
+    def streaming(self) -> bool:
+        """An answer is being read, and came in single events up to now."""
+        return self._at_chunk and self._sink is not None and self.reading and not self.complete
 
     def silent_s(self) -> float:
         """How long nothing has come, or nobody listened, to within the time between two calls."""
@@ -178,6 +179,7 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
 
     def rest(self) -> bool:
         """End the exchange. True when the connection may serve another; else it is closed."""
+        self.leave_rounds()
         transport = self._transport
         clean = (
             self.complete
@@ -202,6 +204,7 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """Close at once, whatever is under way."""
+        self.leave_rounds()
         # asyncio's transports fail on `abort` after the connection is lost.
         if not self._lost:
             self._transport.abort()
@@ -228,12 +231,12 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
         # An event is a chunk that comes alone, again and again: the parser is at a chunk's beginning after
         # it as it was before, and is spared it.
         if self._at_chunk and sink is not None and nbytes <= chunks.ALONE_BYTES_MAX:
-            data, line = _READ[:nbytes].tobytes(), chunks.SIZE_LINES[nbytes]
+            data, line = READ[:nbytes].tobytes(), chunks.SIZE_LINES[nbytes]
             if data.startswith(line) and data.endswith(b"\r\n"):
                 self.heard = True
                 self._push(sink, data[len(line) : -2])
                 return
-        self.received(_READ[:nbytes])
+        self.received(READ[:nbytes])
 
     # Not `data_received`: uvloop would make and keep a bound method of that, and never call it.
     def received(self, data: bytes | memoryview) -> None:
@@ -276,6 +279,7 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
         self._ended(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.leave_rounds()
         self._lost = True
         if self._told_lost is not None and not self._told_lost.done():
             self._told_lost.set_result(None)
@@ -380,6 +384,7 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
             self.heard = True  # nobody listened meanwhile, so nobody was silent
             self._transport.resume_reading()
         else:
+            self.leave_rounds()
             self._transport.pause_reading()
 
     def _break(self, error: Exception) -> None:

@@ -13,9 +13,11 @@ from tokenhub_proxy import looks
 from tokenhub_proxy.errors import UpstreamUnavailable
 from tokenhub_proxy.outbox import Outbox
 from tokenhub_proxy.routes import Upstream
+from tokenhub_proxy.transports import rounds
 from tokenhub_proxy.transports.http1 import Connection
 from tokenhub_proxy.transports.origin import Origin
 from tokenhub_proxy.transports.pool import Pool
+from tokenhub_proxy.transports.rounds import Rounds
 from tokenhub_proxy.wire import NO_HEADERS, Outgoing, Sink
 
 # One timer looks after all calls: a near deadline is kept to within this, a far one to within eight
@@ -57,6 +59,7 @@ class Live:
         self._in_flight: set[LiveIncoming] = set()
         self._sent = 0  # how many there were
         self._turn = 0
+        self._rounds: Rounds | None = None  # from the first look on that finds many calls
         self._shared: Outbox | None = None  # by all connections, from the first call on
         self._timer: asyncio.TimerHandle | None = None
         self._sweeping = False  # the timer is due within _SWEEP_S
@@ -112,9 +115,13 @@ class Live:
     def _sweep(self) -> None:
         now_s = self._clock()
         self._turn = turn = (self._turn + 1) % looks.TURNS
+        many = len(self._in_flight) > rounds.CALLS_MAX
+        if many and self._rounds is None:
+            self._rounds = rounds.rounds(asyncio.get_running_loop())
         for incoming in tuple(self._in_flight):
             if incoming._turn == turn or incoming._turn == looks.ALWAYS:
                 incoming._check(now_s)
+                incoming._join(self._rounds if many else None)
         idle = 0
         for pool in self._pools.values():
             pool.close_idle(now_s - _IDLE_MAX_S)
@@ -280,6 +287,16 @@ class LiveIncoming:
                 raise
             raise UpstreamUnavailable(kind="stale_conn", executed=True, notes={"retried": 1}) from error
         return connection
+
+    def _join(self, rounds: Rounds | None) -> None:
+        """Have a stream read in these rounds from this look on, or as it comes."""
+        connection = self._connection
+        if connection is None:
+            return
+        if rounds is None:
+            connection.leave_rounds()
+        elif connection.streaming:
+            connection.join_rounds(rounds)
 
     def _check(self, now_s: float) -> None:
         """Break the exchange off if one of its deadlines has passed."""
