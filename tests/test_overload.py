@@ -122,11 +122,11 @@ async def test_calls_that_find_no_file_open_no_breaker(
 ) -> None:
     running = await serve(one_upstream(upstream.base_url))
 
-    async def exhausted(*_: object) -> None:
+    def exhausted(*_: object) -> bool:
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(connecting, "_attempt", exhausted)
+        patch.setattr(connecting, "_connected", exhausted)
         for _ in range(FAILURES_MAX + 1):
             status, _, body = await ask(running, "POST", PATH, json=CALL)
             assert (status, error_of(body)["code"]) == (502, "upstream_unavailable")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import os
 import socket
 import ssl
 import threading
@@ -72,6 +73,18 @@ async def test_a_resolver_that_does_not_answer_is_a_dns_fault(
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
     assert await refused(live, outgoing("http://slow.example", timeouts=QUICK)) == "dns"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere a connection has to be waited for")
+async def test_an_address_of_this_machine_is_reached_without_a_resolver(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def getaddrinfo(host: str, port: int, **_: Any) -> None:
+        raise AssertionError(host)
+
+    async with serve(ANSWERING) as upstream:
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+        assert (await ask(live, outgoing(upstream.url))).body == b"ok"
 
 
 async def test_a_port_where_nobody_listens(live: Live) -> None:
