@@ -44,20 +44,18 @@ class AiohttpClient(HttpClient):
         self.query = query
         self._request = request
 
-    def check(self) -> None:
-        """Refuse what two readers could take for two things; after that, nothing more is read.
-
-        Raises InvalidRequest.
-        """
+    def check(self) -> InvalidRequest | None:
+        """The refusal of what two readers could take for two things; after it, nothing more is read."""
         request = self._request
         self.keep_alive, keep_alive = False, self.keep_alive
         if request.version not in SPOKEN:
-            raise InvalidRequest("Only HTTP/1.0 and HTTP/1.1 are spoken here.", status=505, reason="version")
+            return InvalidRequest("Only HTTP/1.0 and HTTP/1.1 are spoken here.", status=505, reason="version")
         if request.version < (1, 1) and "Transfer-Encoding" in request.headers:
-            raise InvalidRequest("HTTP/1.0 has no transfer codings.", reason="bad_http")
+            return InvalidRequest("HTTP/1.0 has no transfer codings.", reason="bad_http")
         if not request.raw_path.startswith("/") or request.method == "CONNECT":
-            raise InvalidRequest("The request target must be a path.", reason="bad_target")
+            return InvalidRequest("The request target must be a path.", reason="bad_target")
         self.keep_alive = keep_alive
+        return None
 
     def _whole(self, bytes_max: int) -> bytes | None:
         content = self._request.content

@@ -107,8 +107,9 @@ class HttpClient(_PerChunk):
 
     # --- the request
 
-    def check(self) -> None:
-        """Refuse what two readers could take for two things. Raises InvalidRequest."""
+    def check(self) -> InvalidRequest | None:
+        """The refusal of what two readers could take for two things."""
+        return None
 
     async def body(self, bytes_max: int) -> bytes:
         if self.length is not None and self.length > bytes_max:

@@ -19,7 +19,6 @@ from tokenhub_proxy.calls import Endpoint
 from tokenhub_proxy.connection import HttpClient, answer, answer_error
 from tokenhub_proxy.errors import (
     InternalError,
-    InvalidRequest,
     LedgerUnavailable,
     MethodNotAllowed,
     NotFound,
@@ -145,7 +144,7 @@ class Application:
         """Answer one request, whichever connection it came on."""
         if "origin" in client.special:
             client.extra_headers = self._cors(client)
-        refusal = unreadable(client)
+        refusal = client.check()
         if refusal is not None:
             await answer_error(client, refusal, self.request_id())
             return
@@ -293,15 +292,6 @@ class Application:
 
     async def _llms(self, client: HttpClient, path: str) -> Page:
         return self._guide
-
-
-def unreadable(client: HttpClient) -> InvalidRequest | None:
-    """The refusal of a request that two readers could take for two things."""
-    try:
-        client.check()
-    except InvalidRequest as error:
-        return error
-    return None
 
 
 def _json(found: object) -> Page:
