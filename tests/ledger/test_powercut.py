@@ -8,6 +8,7 @@ import random
 import shutil
 import sqlite3
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import apsw
 import pytest
@@ -86,7 +87,9 @@ async def cut_the_power(
     """
     shelf = Shelf(tmp_path, durability=durability)
     disk = Disk(f"disk-{durability}-{seed}")
-    promises = await work(shelf, disk, calls)
+    # A checkpoint in every moment in which the writer has nothing to do, a few commits after the last one.
+    with patch.multiple(committer, CHECKPOINT_COMMITS=5, QUIET_S=0.0):
+        promises = await work(shelf, disk, calls)
     steps = disk.log
     # Before the tables are there, nobody was promised anything.
     begin = promises[0].at
@@ -113,13 +116,6 @@ async def cut_the_power(
         broken += lost(path, [promise for promise in promises if promise.at <= moment])
         shutil.rmtree(folder)
     return broken
-
-
-@pytest.fixture(autouse=True)
-def many_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One in every moment in which the writer has nothing to do, if there were a few commits before."""
-    monkeypatch.setattr(committer, "CHECKPOINT_COMMITS", 5)
-    monkeypatch.setattr(committer, "QUIET_S", 0.0)
 
 
 async def test_a_power_cut_loses_nothing_that_was_acknowledged(tmp_path: object) -> None:
