@@ -137,7 +137,7 @@ def _adjustment(listen: str | None, ledger: str | None) -> Adjust:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what was freed.
+    """Give back what the start has freed, and let the C library keep what is freed from then on.
 
     glibc gives the top of its heap back as soon as some hundred KB of it are free, and takes it again page by
     page: a third of the CPU of an embeddings answer of 400 KB. Elsewhere nothing is done.
@@ -145,9 +145,11 @@ def keep_freed_memory() -> None:
     import ctypes
 
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        library = ctypes.CDLL(None)
+        mallopt, malloc_trim = library.mallopt, library.malloc_trim
     except (AttributeError, OSError, TypeError):
         return  # not glibc
+    malloc_trim(0)  # 0.8 MiB of what imports and the config needed once
     mallopt(-1, KEPT_BYTES)  # M_TRIM_THRESHOLD
     mallopt(-3, BLOCK_BYTES_MAX)  # M_MMAP_THRESHOLD, which else would follow the largest block
 
@@ -169,7 +171,6 @@ async def _serve(
     supervisor: Supervisor,
 ) -> int:
     overload.raise_limit()
-    keep_freed_memory()
     asyncio.get_running_loop().set_exception_handler(overload.AcceptFailures())
     stop, hurry, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
     _on_signals(stop, hurry, reload)
@@ -181,6 +182,7 @@ async def _serve(
     # new objects come, would be a tenth of a request's time; a call leaves few cycles, a stream none.
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD)
+    keep_freed_memory()
     control = Control(proxy.leasing.administration, proxy.ledger.path)
     following = beating = None
     try:
