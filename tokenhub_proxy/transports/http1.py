@@ -20,11 +20,10 @@ from tokenhub_proxy.transports.fields import (
     lower,
     too_big,
 )
-from tokenhub_proxy.transports.rounds import READ, Read
+from tokenhub_proxy.transports.rounds import READ, Read, Rounds
 from tokenhub_proxy.wire import NO_HEADERS, Sink
 
-# What waits here for the first `pump`: the answer began while the caller was still deciding.
-# One read more may come on top.
+# What waits for the first `pump`, for the answer began while the caller was deciding; and one read more.
 BUFFER_BYTES_MAX: Final = 256 * 1024
 _BUFFERS: dict[int, memoryview] = defaultdict(lambda: READ)  # for reads of any size
 
@@ -50,11 +49,10 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_body_end", "_buffer", "_buffered", "_chunked", "_clock", "_fault", "_heard_s",
-        "_interim", "_keep", "_loop", "_lost", "_on_lost", "_outbox", "_overhead", "_parser", "_paused",
-        "_pieces", "_raw_headers", "_surplus", "_told_lost", "_until_eof", "_waiter",
-        "complete", "failure", "head_done", "headers", "idle_since_s", "on_body", "on_header", "reading",
-        "reused", "status",
+        "_body_end", "_buffer", "_buffered", "_chunked", "_clock", "_fault", "_heard_s", "_interim", "_keep",
+        "_loop", "_lost", "_on_lost", "_outbox", "_overhead", "_parser", "_paused", "_pieces", "_raw_headers",
+        "_surplus", "_told_lost", "_until_eof", "_waiter", "complete", "failure", "head_done", "headers",
+        "idle_since_s", "on_body", "on_header", "reading", "reused", "status",
     )  # fmt: skip
 
     def __init__(self, clock: Callable[[], float], on_lost: Lost, outbox: Outbox | None = None) -> None:
@@ -135,8 +133,9 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
         self._outbox.write(self._transport, self._descriptor, head, body)
         return waiter
 
-    async def pump(self, sink: Sink) -> bool:
-        """What `wire.Incoming.pump` promises."""
+    async def pump(self, sink: Sink, rounds: Rounds | None = None) -> bool:
+        """What `wire.Incoming.pump` promises; a stream that a sink has held goes on in these rounds."""
+        begun = self._held
         if self._buffer:
             data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
             self._buffer.clear()
@@ -147,6 +146,8 @@ class Connection(_PerChunk, asyncio.BufferedProtocol):
         if not (self._held or self.complete or self.failure):
             self._sink = sink
             self._regulate()
+            if begun and rounds is not None and self.streaming:
+                self.join_rounds(rounds)
             self._waiter = waiter = self._loop.create_future()
             try:
                 await waiter

@@ -60,6 +60,7 @@ class Live:
         self._sent = 0  # how many there were
         self._turn = 0
         self._rounds: Rounds | None = None  # from the first look on that finds many calls
+        self._current: Rounds | None = None  # the same, while there are many
         self._shared: Outbox | None = None  # by all connections, from the first call on
         self._timer: asyncio.TimerHandle | None = None
         self._sweeping = False  # the timer is due within _SWEEP_S
@@ -118,10 +119,11 @@ class Live:
         many = len(self._in_flight) > rounds.CALLS_MAX
         if many and self._rounds is None:
             self._rounds = rounds.rounds(asyncio.get_running_loop())
+        self._current = self._rounds if many else None
         for incoming in tuple(self._in_flight):
             if incoming._turn == turn or incoming._turn == looks.ALWAYS:
                 incoming._check(now_s)
-                incoming._join(self._rounds if many else None)
+                incoming._join(self._current)
         idle = 0
         for pool in self._pools.values():
             pool.close_idle(now_s - _IDLE_MAX_S)
@@ -221,7 +223,7 @@ class LiveIncoming:
     def pump(self, sink: Sink) -> Coroutine[Any, Any, bool]:
         """`wire.Incoming.pump`, within the block only."""
         assert self._connection is not None
-        return self._connection.pump(sink)
+        return self._connection.pump(sink, self._live._current)
 
     @property
     def notes(self) -> Mapping[str, object]:
