@@ -139,15 +139,14 @@ async def test_a_sink_that_holds_gets_nothing_more_until_it_is_pumped_again(live
 
 
 async def test_a_stream_that_begins_among_many_is_read_in_rounds_as_soon_as_its_answer_has_begun(
-    live: Live, monkeypatch: pytest.MonkeyPatch
+    live: Live,
 ) -> None:
     earlier, later = Stream(live, send(chunk(b""))), Stream(live, send(chunk(EVENT) + chunk(b"")))
     async with serve(earlier.script) as one, serve(later.script) as other:
         asking = asyncio.ensure_future(earlier.whole(one.url))
         await until(lambda: in_rounds(live) == 1)
-        monkeypatch.setattr(live, "_sweep", lambda: None)  # nobody looks any more
-        if live._timer is not None:
-            live._timer.cancel()
+        assert live._timer is not None
+        live._timer.cancel()  # nobody looks any more
         async with live.send(outgoing(other.url)) as incoming:
             assert not await incoming.pump(lambda data: HOLD)
             pumping = asyncio.ensure_future(incoming.pump(later.pieces.append))
