@@ -150,7 +150,7 @@ class Suspicious(Health):
     """Never takes a short way: looks at every breaker and cool-down, every time."""
 
     def wait_s(self, target: Target, now_s: float) -> float:
-        self.quiet, self._look_s = False, float("inf")
+        self._quiet, self._look_s = False, float("inf")
         return super().wait_s(target, now_s)
 
 

@@ -33,8 +33,9 @@ from tests.faults.scene import (
 )
 from tests.faults.test_streams import EVENTS, chunked
 from tests.faults.test_upstream import one
+from tests.ledger.storage import Connection, Storage
 from tests.ledger.test_powercut import cut_the_power
-from tests.ledger.test_storage import FAILURES, Storage, _Connection
+from tests.ledger.test_storage import FAILURES
 from tests.served import Served, run
 from tests.test_money import in_two_parts
 from tests.upstream import STREAM, FakeUpstream
@@ -48,8 +49,8 @@ def on(running: Running) -> Storage:
     """The storage of a proxy, which fails from now on as the test says."""
     storage, writer = Storage(), running.ledger._writer
     connect = writer._connect
-    writer._connect = lambda: _Connection(storage, connect())
-    writer._connection = _Connection(storage, writer.connection)
+    writer._connect = lambda: Connection(storage, connect())
+    writer._connection = Connection(storage, writer.connection)
     return storage
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.ledger.shelf import LEDGERS, Shelf
+from tests.ledger.storage import Storage
 from tokenhub_proxy.ledger.sqlite import SqliteLedger
 
 
@@ -32,5 +33,18 @@ def ledger_kind(request: pytest.FixtureRequest) -> str:
 async def ledger(shelf: Shelf) -> SqliteLedger:
     """A new ledger with the prepaid account `main`, worth 1 USD."""
     ledger = await shelf.open()
+    await shelf.fund(ledger, "main", 10**9)
+    return ledger
+
+
+@pytest.fixture
+def storage() -> Storage:
+    return Storage()
+
+
+@pytest.fixture
+async def stored(shelf: Shelf, storage: Storage) -> SqliteLedger:
+    """The same, over storage that the test can have fail."""
+    ledger = await shelf.open(storage)
     await shelf.fund(ledger, "main", 10**9)
     return ledger

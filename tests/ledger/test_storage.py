@@ -5,101 +5,21 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-import shutil
 import sqlite3
-import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.ledger.shelf import NOW, Shelf, call, hold, key, released, settled
+from tests.ledger.storage import Storage
 from tokenhub_proxy.errors import LedgerUnavailable
-from tokenhub_proxy.ledger import committer, file
+from tokenhub_proxy.ledger import committer
 from tokenhub_proxy.ledger.sqlite import SqliteLedger
 
 
-class Storage:
-    """A connection factory whose storage fails when the test says so."""
-
-    def __init__(self) -> None:
-        self.failing: Callable[[str], str | None] = lambda sql: None
-        self.bound: list[Any] = []
-        self.after_commit: str | None = None  # the commit lands and says that it did not
-        self.gate = threading.Event()
-        self.gate.set()
-        self.commits = 0
-        self.checkpoints = 0  # that were begun
-        self.checkpoint_gate = threading.Event()
-        self.checkpoint_gate.set()
-        self.raw: sqlite3.Connection | None = None
-
-    def __call__(self, path: str) -> Any:
-        self.raw = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        return _Connection(self, self.raw)
-
-    def fail(self, name: str, *starts: str) -> None:
-        """Every statement that starts so raises this error; without any, every writing one."""
-        words = starts or ("INSERT", "UPDATE", "COMMIT")
-        self.failing = lambda sql: name if sql.startswith(words) else None
-
-    def heal(self) -> None:
-        self.failing = lambda sql: None
-
-
-class _Connection:
-    def __init__(self, storage: Storage, connection: sqlite3.Connection) -> None:
-        self._storage = storage
-        self._connection = connection
-
-    def _check(self, sql: str) -> None:
-        self._storage.gate.wait(30)
-        name = self._storage.failing(sql)
-        if name is not None:
-            raise _error(name)
-
-    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
-        self._check(sql)
-        if sql.startswith("PRAGMA wal_checkpoint"):
-            self._storage.checkpoints += 1
-            self._storage.checkpoint_gate.wait(30)
-        self._storage.bound += parameters
-        cursor = self._connection.execute(sql, parameters)
-        if sql == "COMMIT":
-            self._storage.commits += 1
-            if self._storage.after_commit is not None:
-                name, self._storage.after_commit = self._storage.after_commit, None
-                raise _error(name)
-        return cursor
-
-    def executemany(self, sql: str, parameters: Any) -> None:
-        self._check(sql)
-        for row in parameters:
-            self._storage.bound += row
-        self._connection.executemany(sql, parameters)
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-def _error(name: str) -> sqlite3.OperationalError:
-    error = sqlite3.OperationalError(f"told to fail: {name}")
-    error.sqlite_errorname = name
-    return error
-
-
 @pytest.fixture
-def storage() -> Storage:
-    return Storage()
-
-
-@pytest.fixture
-async def ledger(shelf: Shelf, storage: Storage) -> SqliteLedger:
-    ledger = await shelf.open(storage)
-    await shelf.fund(ledger, "main", 10**9)
-    return ledger
+def ledger(stored: SqliteLedger) -> SqliteLedger:
+    return stored
 
 
 async def writable(ledger: SqliteLedger) -> None:
@@ -429,98 +349,3 @@ async def test_of_many_open_calls_a_few_changes_wait_for_company_and_of_few_none
     before = storage.commits
     await asyncio.gather(*(ledger.place(hold()) for _ in range(3)))  # more than a 64th: at once
     assert storage.commits - before == 1
-
-
-async def test_nobody_waits_for_a_checkpoint_of_what_they_wrote(
-    ledger: SqliteLedger, storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(committer, "CHECKPOINT_COMMITS", 1)
-    monkeypatch.setattr(committer, "QUIET_S", 0.0)
-    storage.checkpoint_gate.clear()
-    async with asyncio.timeout(10):
-        await ledger.place(hold())
-        while storage.checkpoints == 0:
-            await asyncio.sleep(0.001)
-    storage.checkpoint_gate.set()
-    await call(ledger, 1)
-
-
-async def test_a_checkpoint_waits_for_quiet(
-    ledger: SqliteLedger, storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(committer, "CHECKPOINT_COMMITS", 1)
-    monkeypatch.setattr(committer, "QUIET_S", 0.2)
-    ends_at = time.monotonic() + 0.6
-    while time.monotonic() < ends_at:
-        began = time.monotonic()
-        await call(ledger, 1)
-        if time.monotonic() - began > 0.1:
-            return  # a machine that is too busy for this
-    assert storage.checkpoints == 0
-    async with asyncio.timeout(10):
-        while storage.checkpoints == 0:
-            await asyncio.sleep(0.01)
-
-
-async def test_after_a_checkpoint_the_file_has_all_that_was_in_its_log(
-    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(committer, "CHECKPOINT_COMMITS", 40)
-    monkeypatch.setattr(committer, "QUIET_S", 0.0)
-    ledger = await shelf.open()
-    await shelf.fund(ledger, "main", 10**9)
-    alone = tmp_path / "alone.db"
-
-    def calls_in_file() -> int:
-        shutil.copy(shelf.path, alone)
-        connection = sqlite3.connect(alone)
-        try:
-            return connection.execute("SELECT count(*) FROM endings").fetchone()[0]
-        except sqlite3.OperationalError:
-            return 0  # its tables are in the log
-        finally:
-            connection.close()
-
-    assert calls_in_file() == 0
-    for _ in range(19):  # two commits each, and two before them
-        await call(ledger, 1)
-    async with asyncio.timeout(10):
-        while calls_in_file() < 19:
-            await asyncio.sleep(0.01)
-
-
-async def test_without_quiet_the_log_keeps_its_bound(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "LOG_PAGES_MAX", 60)
-    monkeypatch.setattr(committer, "QUIET_S", 1000.0)
-    ledger = await shelf.open()
-    await shelf.fund(ledger, "main", 10**9)
-    for _ in range(100):
-        await call(ledger, 1)
-    # The commit that finds 60 pages has added its own before that, some ten.
-    assert os.stat(f"{shelf.path}-wal").st_size < 90 * 4120
-
-
-async def test_a_checkpoint_that_fails_fails_nobody_and_is_tried_again(
-    ledger: SqliteLedger, storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(committer, "CHECKPOINT_COMMITS", 1)
-    monkeypatch.setattr(committer, "QUIET_S", 0.0)
-    tried = 0
-
-    def failing(sql: str) -> str | None:
-        nonlocal tried
-        if not sql.startswith("PRAGMA wal_checkpoint"):
-            return None
-        tried += 1
-        return "SQLITE_IOERR_FSYNC"
-
-    storage.failing = failing
-    async with asyncio.timeout(10):
-        while tried < 3:
-            await call(ledger, 1)
-    assert ledger.unavailable is None
-    storage.heal()
-    before = storage.checkpoints
-    async with asyncio.timeout(10):
-        while storage.checkpoints == before:
-            await call(ledger, 1)

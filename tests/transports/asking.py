@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.chaos import Peer
+from tokenhub_proxy import looks
 from tokenhub_proxy.errors import UpstreamUnavailable
 from tokenhub_proxy.routes import Timeouts, Upstream
 from tokenhub_proxy.transports.live import Live
@@ -55,3 +56,12 @@ async def upstream_has_the_request(peers: list[Peer]) -> None:
     """Wait until the first connection has brought a whole request."""
     while not (peers and peers[0].requests):
         await asyncio.sleep(0.005)
+
+
+async def every_call_was_looked_at(live: Live) -> None:
+    """Wait for a whole round of looks to come, so that what they could have done is done."""
+    async with asyncio.timeout(10):
+        for _ in range(looks.TURNS + 1):
+            turn = live._turn
+            while live._turn == turn:
+                await asyncio.sleep(0.001)

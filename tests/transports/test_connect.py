@@ -17,7 +17,7 @@ import pytest
 import trustme
 
 from tests.chaos import CHUNKED, Action, answer, chunk, close, request, reset, send, serve, unanswered, wait
-from tests.transports.asking import ask, outgoing
+from tests.transports.asking import ask, every_call_was_looked_at, outgoing
 from tokenhub_proxy.errors import UpstreamUnavailable
 from tokenhub_proxy.routes import Timeouts
 from tokenhub_proxy.transports import connect as connect_module
@@ -302,9 +302,8 @@ async def test_a_tls_stream_is_never_read_in_rounds(
     script = [request(), send(CHUNKED + chunk(b"a")), wait(go), send(chunk(b"b") + chunk(b""))]
     async with serve(script, tls=authority.server("127.0.0.1")) as upstream:
         asking = asyncio.ensure_future(ask(live, outgoing(upstream.url, ca_file=authority.ca_file)))
-        while live._rounds is None:
-            await asyncio.sleep(0.005)
-        await asyncio.sleep(0.05)  # some looks
+        await every_call_was_looked_at(live)
+        assert live._rounds is not None
         assert len(live._rounds) == 0
         go.set()
         assert (await asking).body == b"ab"

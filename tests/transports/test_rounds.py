@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.chaos import CHUNKED, Action, answer, chunk, close, request, reset, send, serve, wait
-from tests.transports.asking import ask, outgoing
+from tests.transports.asking import ask, every_call_was_looked_at, outgoing
 from tokenhub_proxy.errors import UpstreamUnavailable
 from tokenhub_proxy.transports import rounds
 from tokenhub_proxy.transports.live import Live
@@ -115,7 +115,8 @@ async def test_a_client_that_can_not_keep_up_stops_the_reading(live: Live) -> No
         assert in_rounds(live) == 0
         stream.go.set()
         await upstream.peers[0].task  # all is sent
-        await asyncio.sleep(0.05)  # some looks and some rounds
+        await every_call_was_looked_at(live)
+        await asyncio.sleep(2 * rounds.ROUND_S)
         assert stream.pieces == [EVENT]
         incoming.resume()
         assert await pumping
@@ -189,8 +190,8 @@ async def test_an_answer_that_is_no_stream_is_never_read_in_rounds(live: Live) -
     half = answer(b"0123456789")[:-5]
     async with serve([request(), send(half), wait(rest), send(b"56789")]) as upstream:
         asking = asyncio.ensure_future(ask(live, outgoing(upstream.url)))
-        await until(lambda: live._rounds is not None)
-        await asyncio.sleep(0.05)  # some looks
+        await every_call_was_looked_at(live)
+        assert live._rounds is not None
         assert in_rounds(live) == 0
         rest.set()
         assert (await asking).body == b"0123456789"
