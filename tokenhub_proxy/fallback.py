@@ -83,9 +83,8 @@ class Fallback:
         """
         failure: ProxyError | None = None
         for target in route.order(fraction):
-            quiet = self._health.quiet  # then nothing here depends on the time
-            now_s = 0.0 if quiet else self._monotonic()
-            down = None if quiet or self._health.well(now_s) else self._down(target, now_s)
+            now_s = self._monotonic()
+            down = None if self._health.well(now_s) else self._down(target, now_s)
             if down is not None:
                 exchange.attempts.append(f"{target.upstream.name}:{down.kind}")
                 failure = worse(failure, down)
@@ -117,8 +116,6 @@ class Fallback:
 
     def check(self, route: Route) -> None:
         """Raise UpstreamUnavailable where no target is worth asking now: nothing is held for that."""
-        if self._health.quiet:
-            return
         now_s = self._monotonic()
         if self._health.well(now_s):
             return

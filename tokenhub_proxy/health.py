@@ -84,7 +84,7 @@ class Health:
         self._breakers: dict[tuple[str, str], Breaker] = {}
         self._cooling: dict[tuple[str, str], float] = {}  # by upstream and credential, until when
         self._turns: Counter[str] = Counter()  # by upstream, how often a credential was asked for
-        self.quiet = True  # nothing has failed since all was last found well: nothing depends on the time
+        self._quiet = True  # nothing has failed since all was last found well
         self._look_s = 0.0  # when that is looked at again
 
     def breaker(self, target: Target) -> Breaker:
@@ -105,8 +105,6 @@ class Health:
         cooling, first = self._cooling, self._turns[upstream.name] % len(credentials)
         self._turns[upstream.name] += 1
         in_turn = credentials[first:] + credentials[:first]
-        if self.quiet:
-            return in_turn[0]
         return min(in_turn, key=lambda one: max(0.0, cooling.get((upstream.name, one), 0.0) - now_s))
 
     def spare(self, upstream: Upstream, now_s: float) -> bool:
@@ -115,7 +113,7 @@ class Health:
 
     def well(self, now_s: float) -> bool:
         """True when every target and credential is worth asking now, as nearly always."""
-        return self.quiet or (now_s >= self._look_s and self._all_well(now_s))
+        return self._quiet or (now_s >= self._look_s and self._all_well(now_s))
 
     def wait_s(self, target: Target, now_s: float) -> float:
         """Seconds until this target is worth asking; 0 when it is now."""
@@ -132,17 +130,17 @@ class Health:
     def _all_well(self, now_s: float) -> bool:
         """Whether every target and credential may be asked; looked at once a second while one may not."""
         self._look_s = now_s + LOOK_S
-        self.quiet = not (
+        self._quiet = not (
             any(breaker.open for breaker in self._breakers.values())
             or any(until_s > now_s for until_s in self._cooling.values())
         )
-        return self.quiet
+        return self._quiet
 
     def failed(
         self, target: Target, credential: str | None, error: UpstreamUnavailable, now_s: float
     ) -> None:
         """Learn from a failure: what it says of the credential, or of the target."""
-        self.quiet = False
+        self._quiet = False
         status = error.upstream_status
         if status in CREDENTIAL_STATUSES and credential is not None:
             pause_s = {402: UNPAID_S, 429: error.retry_after_s or LIMITED_S}.get(status, REFUSED_S)

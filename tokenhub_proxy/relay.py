@@ -131,7 +131,7 @@ class Relay:
         if self.draining:
             raise ShuttingDown
         serving, asked, special = self.serving, client.headers, client.special
-        key = exchange.key = self.identify(client, exchange.started_at)
+        key = exchange.key = self.identify(client)
         if "via" in special:
             self._check_loop(client)
         coding = (
@@ -194,8 +194,8 @@ class Relay:
 
     # --- the steps, in their order
 
-    def identify(self, client: Client, now: float) -> Key:
-        """Who calls at this time. Raises InvalidApiKey, or IpNotAllowed."""
+    def identify(self, client: Client) -> Key:
+        """Who calls. Raises InvalidApiKey, or IpNotAllowed."""
         digest = client.digest
         if digest is None:
             headers, others = client.headers, client.query_credentials
@@ -205,7 +205,7 @@ class Relay:
         key = self.ledger.find_key(digest)
         if key is None:
             raise InvalidApiKey("unknown")
-        if not key.works(digest, now):
+        if not key.works(digest, self.clock()):
             raise InvalidApiKey("revoked" if key.revoked_at is not None else "expired")
         if key.scope.ips:
             forwarded = client.headers.getall("X-Forwarded-For", ())

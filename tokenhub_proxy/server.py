@@ -235,21 +235,21 @@ class Application:
     # --- the routes
 
     async def _models(self, client: HttpClient, path: str) -> Page:
-        key = self._relay.identify(client, self._relay.clock())
+        key = self._relay.identify(client)
         visible = self._relay.serving.routes.visible(key.scope)
         data = [model_object(route, self._created) for route in visible.values()]
         return _json({"object": "list", "data": data})
 
     async def _model(self, client: HttpClient, path: str) -> Page:
-        key = self._relay.identify(client, self._relay.clock())
+        key = self._relay.identify(client)
         route = self._relay.serving.routes.find(unquote(path.removeprefix("/v1/models/")), key.scope)
         return _json(model_object(route, self._created))
 
     async def _key(self, client: HttpClient, path: str) -> Page:
-        return _json(key_object(self._relay.identify(client, self._relay.clock()), self._relay))
+        return _json(key_object(self._relay.identify(client), self._relay))
 
     async def _receipt(self, client: HttpClient, path: str) -> Page:
-        key = self._relay.identify(client, self._relay.clock())
+        key = self._relay.identify(client)
         id = path.removeprefix("/v1/receipts/")
         receipt = await self._relay.ledger.receipt(id)
         if receipt is None or receipt.account != key.account:

@@ -79,8 +79,7 @@ def refusal(status: int, message: object, param: object, headers: Mapping[str, s
 
 
 def media_type(headers: Mapping[str, str]) -> str:
-    content_type = headers.get("content-type", "")
-    return content_type if content_type == "application/json" else _media_type(content_type)
+    return _media_type(headers.get("content-type", ""))
 
 
 @lru_cache(maxsize=256)

@@ -20,7 +20,7 @@ from tokenhub_proxy.transports.fields import (
     lower,
     too_big,
 )
-from tokenhub_proxy.transports.rounds import READ, Read, Rounds
+from tokenhub_proxy.transports.rounds import READ, Readable, Rounds
 from tokenhub_proxy.wire import NO_HEADERS, Sink
 
 # What waits for the first `pump`, for the answer began while the caller was deciding; and one read more.
@@ -30,7 +30,7 @@ _BUFFERS: dict[int, memoryview] = defaultdict(lambda: READ)  # for reads of any 
 Lost = Callable[["Connection"], None]
 
 
-class _PerChunk(Read):
+class _PerChunk(Readable):
     """What each chunk looks at: side by side, for a stream's memory is cold when its chunk comes."""
 
     __slots__ = ("_at_chunk", "_held", "_sink", "heard")

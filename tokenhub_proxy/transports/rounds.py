@@ -24,7 +24,7 @@ ROUND_S = 0.002
 CALLS_MAX = 64
 
 
-class Read:
+class Readable:
     """A socket that its transport reads, or rounds in its place."""
 
     __slots__ = ("_descriptor", "_rounds", "_transport")
@@ -57,48 +57,48 @@ class Read:
 class Rounds:
     """Reads all sockets that have something, one right after the other, every ROUND_S. Belongs to a loop."""
 
-    __slots__ = ("_call_later", "_due", "_epoll", "_read")
+    __slots__ = ("_call_later", "_due", "_epoll", "_sockets")
 
     def __init__(self, call_later: Callable[[float, Callable[[], None]], object]) -> None:
         """`call_later` is the loop's."""
         self._call_later = call_later
         self._epoll: Any = select.epoll()
-        self._read: dict[int, Read] = {}  # by descriptor
+        self._sockets: dict[int, Readable] = {}  # by descriptor
         self._due = False
 
     def __len__(self) -> int:
-        return len(self._read)
+        return len(self._sockets)
 
-    def add(self, descriptor: int, read: Read) -> None:
+    def add(self, descriptor: int, socket: Readable) -> None:
         """Read this socket from now on; nobody else may."""
         self._epoll.register(descriptor, select.EPOLLIN)
-        self._read[descriptor] = read
+        self._sockets[descriptor] = socket
         if not self._due:
             self._due = True
             self._call_later(ROUND_S, self._round)
 
     def remove(self, descriptor: int) -> None:
         """Read it no more."""
-        del self._read[descriptor]
+        del self._sockets[descriptor]
         with suppress(OSError):  # its transport has closed it: then it is out already
             self._epoll.unregister(descriptor)
 
     def _round(self) -> None:
-        self._due = bool(self._read)
+        self._due = bool(self._sockets)
         if not self._due:
             return
         self._call_later(ROUND_S, self._round)
-        for descriptor, event in self._epoll.poll(0, len(self._read)):
-            read = self._read.get(descriptor)
-            if read is None:
+        for descriptor, event in self._epoll.poll(0, len(self._sockets)):
+            socket = self._sockets.get(descriptor)
+            if socket is None:
                 continue  # what one of them brought has closed another
             # An end, or an error, is for its transport to find and to tell.
-            nbytes = _read(descriptor) if event == select.EPOLLIN else 0
+            nbytes = _filled(descriptor) if event == select.EPOLLIN else 0
             if nbytes:
-                read.buffer_updated(nbytes)
+                socket.buffer_updated(nbytes)
             # What fills the buffer is no event, and more of it should not wait for the next round.
             if not nbytes or nbytes == READ_BYTES_MAX:
-                read.leave_rounds()
+                socket.leave_rounds()
 
 
 def rounds(loop: asyncio.AbstractEventLoop) -> Rounds | None:
@@ -106,7 +106,7 @@ def rounds(loop: asyncio.AbstractEventLoop) -> Rounds | None:
     return Rounds(loop.call_later) if sys.platform == "linux" else None
 
 
-def _read(descriptor: int) -> int:
+def _filled(descriptor: int) -> int:
     """How many bytes `READ` holds now; none at the end, or where the connection is broken."""
     try:
         return os.readv(descriptor, [READ])
