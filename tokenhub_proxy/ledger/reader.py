@@ -95,17 +95,19 @@ class FileReader:
 async def _read(
     connection: aiosqlite.Connection, queries: Sequence[Query], deadline_s: float | None
 ) -> list[Rows]:
-    end = None if deadline_s is None else time.monotonic() + deadline_s
-    await connection.set_progress_handler(
-        (lambda: time.monotonic() > end) if end is not None else None,  # type: ignore[arg-type]
-        _PROGRESS_STEPS,
-    )
-    await connection.execute("BEGIN")
+    ends_s = float("inf") if deadline_s is None else time.monotonic() + deadline_s
+    unwanted = False
+
+    def over() -> bool:
+        # Not `interrupt`: that does nothing to a query that the connection's thread has yet to begin.
+        return unwanted or time.monotonic() > ends_s
+
+    await connection.set_progress_handler(over, _PROGRESS_STEPS)  # type: ignore[arg-type]
     try:
+        await connection.execute("BEGIN")
         return [list(await connection.execute_fetchall(*query)) for query in queries]  # type: ignore[arg-type]
     except asyncio.CancelledError:
-        # Nobody wants the answer; a check of a large file would go on for a minute.
-        await connection.interrupt()
+        unwanted = True  # a check of a large file would go on for a minute
         raise
     finally:
         await connection.rollback()
