@@ -95,14 +95,14 @@ class FileReader:
 async def _read(
     connection: aiosqlite.Connection, queries: Sequence[Query], deadline_s: float | None
 ) -> list[Rows]:
-    ends_s = float("inf") if deadline_s is None else time.monotonic() + deadline_s
+    ends_s = None if deadline_s is None else time.monotonic() + deadline_s
     unwanted = False
 
     def over() -> bool:
         # Not `interrupt`: that does nothing to a query that the connection's thread has yet to begin.
-        return unwanted or time.monotonic() > ends_s
+        return unwanted or (ends_s is not None and time.monotonic() > ends_s)
 
-    await connection.set_progress_handler(over, _PROGRESS_STEPS)  # type: ignore[arg-type]
+    await connection.set_progress_handler(over, _PROGRESS_STEPS)
     try:
         await connection.execute("BEGIN")
         return [list(await connection.execute_fetchall(*query)) for query in queries]  # type: ignore[arg-type]
