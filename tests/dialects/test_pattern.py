@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
+from itertools import pairwise
+from types import FrameType
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +47,9 @@ events = st.one_of(
 
 def told(reads: list[bytes], compare: bool) -> tuple[Any, ...]:
     """All that a stream says and knows after these reads."""
+    if not compare:
+        length = passthrough.MUCH_BYTES - 1
+        reads = [data[start : start + length] for data in reads for start in range(0, len(data), length)]
     stream = passthrough.Stream(call_of(True), model="m", hide_usage=True)
     said = b""
     try:
@@ -56,6 +63,15 @@ def told(reads: list[bytes], compare: bool) -> tuple[Any, ...]:
     return (said, stream.close(), stream.usage, stream.finished, stream.begun, stream.notes, stream.progress)
 
 
+ENDING = event({}, "stop") + event({}, usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3})
+# A read begins and ends anywhere, and most of what comes at once is text.
+many = st.tuples(
+    st.lists(events, max_size=3).map(b"".join),
+    st.lists(texts.map(lambda text: event({"content": text})), max_size=9).map(b"".join),
+    st.lists(events, max_size=4).map(b"".join),
+).map(b"".join)
+
+
 @settings(max_examples=1500, deadline=None)
 @given(st.lists(st.lists(events, min_size=1, max_size=4).map(b"".join), max_size=8))
 @example([event({"content": "a"}), event({"content": "b"}), event({"content": "error"}, "stop")])
@@ -63,6 +79,39 @@ def told(reads: list[bytes], compare: bool) -> tuple[Any, ...]:
 @example([event({"content": ""}), b"\n\n"])
 def test_events_that_are_compared_are_what_they_are_when_looked_into(reads: list[bytes]) -> None:
     assert told(reads, compare=True) == told(reads, compare=False)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.lists(many, max_size=4).map(b"".join), st.lists(st.integers(0, 6000), max_size=4))
+@example(event({"content": "a"}) * 20 + ENDING + b"data: [DONE]\n\n", [])
+@example(event({"content": "a"}) * 20 + ENDING + b"data: [DONE]\n\n", [160, 1000])
+@example(event({"content": "a"}) * 9 + ENDING + event({"content": "b"}) * 9, [])
+@example(event({"content": "a"}) + b"data: [DONE]\n\n" + event({"content": "a"}) * 9, [])
+@example(b"x" * 600, [])
+def test_much_that_comes_at_once_is_what_it_is_in_small_pieces(raw: bytes, cuts: list[int]) -> None:
+    places = [0, *sorted(cuts), len(raw)]
+    reads = [raw[start:end] for start, end in pairwise(places) if raw[start:end]]
+    assert told(reads, compare=True) == told(reads, compare=False)
+
+
+@pytest.mark.parametrize("cut", [0, 100, 7000])
+def test_of_a_stream_that_comes_at_once_hardly_an_event_is_looked_into(cut: int) -> None:
+    words = b"".join(event({"content": f" {number}"}) for number in range(200))
+    raw = event({"role": "assistant", "content": ""}) + words + ENDING + b"data: [DONE]\n\n"
+    stream = passthrough.Stream(call_of(True), model="m", hide_usage=False)
+    looks = []
+
+    def called(frame: FrameType, what: str, _: object) -> None:
+        if what == "call" and frame.f_code.co_name == "_event":
+            looks.append(frame)
+
+    sys.setprofile(called)  # a compiled stream has no frames to count
+    try:
+        said = stream.feed(raw[:cut]) + stream.feed(raw[cut:]) if cut else stream.feed(raw)
+    finally:
+        sys.setprofile(None)
+    assert said + stream.close() == raw
+    assert len(looks) <= 6
 
 
 @settings(max_examples=1000, deadline=None)

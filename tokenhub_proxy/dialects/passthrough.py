@@ -10,7 +10,7 @@ from tokenhub_proxy import sse
 from tokenhub_proxy.calls import MODEL_LENGTH_MAX, Call
 from tokenhub_proxy.dialects.answers import raise_error_in_200, usage_member, usage_told
 from tokenhub_proxy.dialects.facts import PLAIN, Facts
-from tokenhub_proxy.dialects.pattern import NOTHING, Pattern
+from tokenhub_proxy.dialects.pattern import NOTHING, Texts
 from tokenhub_proxy.dialects.reasoning import Keeper
 from tokenhub_proxy.dialects.replies import STREAM_HEADERS, cleaned, error_event, parse_object
 from tokenhub_proxy.errors import ProxyError, UpstreamUnavailable
@@ -26,8 +26,8 @@ FIRST_EVENT_BYTES_MAX = 2**20
 EVENT_BYTES_MAX = 4 * 2**20
 # An event without data, which some upstreams send as a ping, is as long as this or counts as such.
 PING_BYTES = len(b"data: \n\n")
-# How often a stream may change what its text events have in common before they are no longer compared.
-PATTERNS_MAX = 8
+# So much at once is more than a few events, and cutting it costs as much as looking into two.
+MUCH_BYTES = 512
 # What may follow [DONE] and still be relayed with it.
 ENDING_BYTES_MAX = 64 * 2**10
 
@@ -36,19 +36,7 @@ _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NO_CHOICES: Final[frozenset[object]] = frozenset()
 
 
-class _PerChunk:
-    """What each chunk of plain text looks at, side by side: see `transports.http1`."""
-
-    __slots__ = ("_at_event", "_events", "_length", "_pattern")
-
-    _at_event: bool  # what comes next begins an event that need not be looked into for its text
-    # For the estimate of a stream without usage: data events, and their bytes.
-    _events: int
-    _length: int
-    _pattern: Pattern
-
-
-class Stream(_PerChunk):
+class Stream(Texts):
     """A stream relayed as it comes.
 
     The client's bytes are the upstream's, but for the usage event that only we asked for, and for
@@ -59,8 +47,8 @@ class Stream(_PerChunk):
 
     __slots__ = (
         "_ahead", "_call", "_ending", "_envelope", "_facts", "_failed", "_finished_choices", "_hide_usage",
-        "_keeper", "_model", "_null_finish", "_null_usage", "_open", "_patterns", "_reported", "_rest_said",
-        "_skipping", "_splitter", "begun", "done", "finished", "headers", "notes", "status",
+        "_keeper", "_model", "_open", "_reported", "_rest_said", "_skipping", "_splitter", "begun", "done",
+        "finished", "headers", "notes", "status",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +61,7 @@ class Stream(_PerChunk):
         keeper: Keeper | None = None,
     ) -> None:
         """`model` was asked for. With a `keeper` every event is parsed, and shown to it."""
+        super().__init__()
         self.status = 200
         self.headers = STREAM_HEADERS
         self.finished = False
@@ -85,9 +74,6 @@ class Stream(_PerChunk):
         self._facts = facts
         self._keeper = keeper
         self._splitter = sse.Splitter()
-        self._at_event = False
-        self._pattern = NOTHING
-        self._patterns = 0  # how many there were
         self._rest_said = 0  # how much of the unfinished event the client has already
         self._open = b""  # what closes the last event, if the body ended before its blank line
         self._skipping = False  # the unfinished event is too large to be kept
@@ -96,12 +82,7 @@ class Stream(_PerChunk):
         self._failed = False
         self._finished_choices = _NO_CHOICES
         self._reported: Usage | None = None
-        # For the estimate of a stream without usage, with what of an event is no content.
-        self._events = 0
-        self._length = 0
-        self._envelope = 0
-        self._null_finish = b'"finish_reason":null'
-        self._null_usage = b'"usage":null'
+        self._envelope = 0  # what of an event is no content, for the estimate of a stream without usage
 
     @property
     def usage(self) -> Usage:
@@ -134,6 +115,37 @@ class Stream(_PerChunk):
             return data
         if not data:
             return self._end()
+        if len(data) < MUCH_BYTES or self._keeper is not None:
+            return self._look_into(data)
+        return self._feed_apart(data)
+
+    def _feed_apart(self, data: bytes) -> bytes:
+        """Feed much, or all, of a stream in pieces, so that what is text alone is one of them.
+
+        What is said does not depend on where the bytes were cut.
+        """
+        said: list[bytes] = []
+        start = 0
+        # The end of an open event, or the stream's first; then one that shows what the others look like.
+        while not self._at_event or self._pattern is NOTHING:
+            end = data.find(b"\n\n", start) + 2
+            if end < 2 or len(said) == 2:
+                break
+            said.append(self._feed_piece(data[start:end]))
+            start = end
+        finish = data.rfind(self._null_finish[:-4] + b'"', start)
+        end = data.rfind(b"\n\n", start, finish if finish >= 0 else len(data)) + 2
+        if end >= 2:
+            said.append(self._feed_piece(data[start:end]))
+            start = end
+        if start < len(data):
+            said.append(self._look_into(data[start:]))
+        return b"".join(said)
+
+    def _feed_piece(self, data: bytes) -> bytes:
+        return data if self._are_text(data) else self._look_into(data)
+
+    def _look_into(self, data: bytes) -> bytes:
         if self.done:
             self._end_with(data)
             return b""
@@ -173,29 +185,6 @@ class Stream(_PerChunk):
         if self._ahead:
             said, self._ahead = self._ahead + said, b""
         return said
-
-    def _text_events(self, data: bytes) -> int:
-        """How many events these are, if they are whole, of one line of data each, and nothing but text."""
-        if not (data.startswith(b"data: {") and data.endswith(b"\n\n")):
-            return 0
-        events = data.count(b"\n\ndata: {") + 1
-        # `find` is faster than `in`, which first tries whether it was given a number.
-        if data.count(b"\n") != 2 * events or data.find(b"\r") >= 0 or not self._only_text(data):
-            return 0
-        if self._patterns < PATTERNS_MAX:
-            last = data if events == 1 else data[data.rfind(b"\n\ndata: {") + 2 :]
-            if parse_object(last[len(b"data: ") :]) is not None:
-                self._patterns += 1
-                self._pattern = Pattern(last)
-        return events
-
-    def _only_text(self, data: bytes) -> bool:
-        """True when no event in here can be a finish, an error, or usage."""
-        return (
-            data.count(b'"finish_reason"') == data.count(self._null_finish)
-            and (data.find(b'"usage"') < 0 or data.count(b'"usage"') == data.count(self._null_usage))
-            and data.find(b'"error"') < 0
-        )
 
     def _event(self, event: bytes) -> bytes:
         """One whole event → what of it the client gets now."""
