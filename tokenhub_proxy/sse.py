@@ -54,11 +54,12 @@ class Splitter:
 def data(event: bytes) -> bytes | None:
     """The data of one raw event, its lines joined by LF; None for comments and blank lines."""
     # One line of data, as nearly every event is, with or without its name before it.
-    start = event.find(b"\ndata: ") + 1 if event.startswith(b"event: ") else 0
-    if event.startswith(b"data: ", start) and b"\r" not in event:
-        end = event.find(b"\n", start)
-        if (end >= len(event) - 2 or end < 0) and event.count(b"\n", 0, start) <= 1:
-            return event[start + 6 :].rstrip(b"\n")
+    if event.endswith(b"\n\n") and event.find(b"\r") < 0:
+        lines = event.count(b"\n") - 1
+        if lines == 1 and event.startswith(b"data: "):
+            return event[6:-2]
+        if lines == 2 and event.startswith(b"event: ") and (end := event.find(b"\ndata: ")) > 0:
+            return event[end + 7 : -2]
     found: list[bytes] = []
     for line in _LINE_END.split(event.removeprefix(_BOM)):
         name, _, value = line.partition(b":")

@@ -36,7 +36,7 @@ class Chunks:
         self._started: set[int] = set()
         self._tools: dict[int, int] = {}  # calls so far, by choice
         self._head = b""  # of every chunk, as far as its choices
-        self._head_says = ("", "")  # the id and the model in it
+        self._head_id = self._head_model = ""  # what it says
 
     def delta(self, delta: dict[str, Any], *, choice: int = 0, logprobs: object = None) -> bytes:
         """A piece of the answer; the first of each choice opens it with its role."""
@@ -51,7 +51,9 @@ class Chunks:
     def text(self, text: str, *, choice: int = 0, field: str = "content") -> bytes:
         """Text of the answer, or of another text field such as `reasoning_content`."""
         self.text_bytes += len(text) if text.isascii() else len(text.encode())
-        return self.delta({field: text}, choice=choice)
+        if choice not in self._started:
+            return self.delta({field: text}, choice=choice)
+        return self._chunk({field: text}, choice)
 
     def tool(self, id: str, name: str, arguments: str = "", *, choice: int = 0, **extra: Any) -> bytes:
         """The start of a tool call, under the next index of its choice."""
@@ -99,7 +101,7 @@ class Chunks:
 
     def _begun(self) -> bytes:
         """The event up to its first member that can differ from chunk to chunk."""
-        if self._head_says != (self.id, self.model):
+        if self._head_id != self.id or self._head_model != self.model:
             head = {
                 "id": self.id,
                 "object": "chat.completion.chunk",
@@ -107,7 +109,7 @@ class Chunks:
                 "model": self.model,
             }
             self._head = b"data: " + orjson.dumps(head)[:-1]
-            self._head_says = (self.id, self.model)
+            self._head_id, self._head_model = self.id, self.model
         return self._head
 
 
