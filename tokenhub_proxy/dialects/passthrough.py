@@ -27,7 +27,7 @@ EVENT_BYTES_MAX = 4 * 2**20
 # An event without data, which some upstreams send as a ping, is as long as this or counts as such.
 PING_BYTES = len(b"data: \n\n")
 # So much at once is more than a few events, and cutting it costs as much as looking into two.
-MUCH_BYTES = 512
+MUCH_BYTES: Final = 512
 # What may follow [DONE] and still be relayed with it.
 ENDING_BYTES_MAX = 64 * 2**10
 

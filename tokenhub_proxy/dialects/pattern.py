@@ -7,7 +7,7 @@ from typing import Final
 from tokenhub_proxy.dialects.replies import parse_object
 
 # How often a stream may change what its text events have in common before they are no longer compared.
-PATTERNS_MAX = 8
+PATTERNS_MAX: Final = 8
 # The last key before the text, whether it is `content` or `reasoning_content`.
 _KEY = b'content":"'
 
