@@ -133,7 +133,8 @@ class Stream(Texts):
                 break
             said.append(self._feed_piece(data[start:end]))
             start = end
-        finish = data.rfind(self._null_finish[:-4] + b'"', start)
+        # Text ends before the event that says how the answer finished.
+        finish = data.rfind(self._null_finish.removesuffix(b"null") + b'"', start)
         end = data.rfind(b"\n\n", start, finish if finish >= 0 else len(data)) + 2
         if end >= 2:
             said.append(self._feed_piece(data[start:end]))
