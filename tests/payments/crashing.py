@@ -67,6 +67,17 @@ class Points:
         return passed
 
 
+class Book:
+    """A ledger each of whose steps may be the last. Compiled, a ledger takes no other method for its own."""
+
+    def __init__(self, ledger: SqliteLedger, points: Points) -> None:
+        self.take = points.around(ledger.take)
+        self._ledger = ledger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+
 def live(path: str, url: str, flow: str, fatal: int) -> None:
     """The process: one flow, dying at one point."""
     asyncio.run(_live(path, url, flow, fatal))
@@ -76,7 +87,7 @@ def live(path: str, url: str, flow: str, fatal: int) -> None:
 async def _live(path: str, url: str, flow: str, fatal: int) -> None:
     ledger, office = await opened(path, url)
     points = Points(fatal)
-    ledger.take = points.around(ledger.take)  # type: ignore[method-assign]
+    office.desk.book = Book(ledger, points)  # type: ignore[assignment]
     office.desk._send = points.around(office.desk._send)
     await FLOWS[flow](office, url)
     await office._sender.aclose()
