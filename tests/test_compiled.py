@@ -31,6 +31,7 @@ CALLS = [
     *("tests/test_cancellation.py", "tests/test_drain.py", "tests/test_idempotency.py"),
     *("tests/test_sdk_python.py", "tests/test_serve.py"),
     *("tests/faults", "tests/transports", "tests/dialects/test_pattern.py"),
+    *("tests/ledger", "tests/payments/test_crash.py"),
 ]
 SUITES_S = 400.0
 

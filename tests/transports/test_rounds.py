@@ -144,7 +144,7 @@ async def test_a_stream_that_begins_among_many_is_read_in_rounds_as_soon_as_its_
 ) -> None:
     earlier, later = Stream(live, send(chunk(b""))), Stream(live, send(chunk(EVENT) + chunk(b"")))
     async with serve(earlier.script) as one, serve(later.script) as other:
-        asking = asyncio.ensure_future(earlier.whole(one.url))
+        asking = asyncio.ensure_future(ask(live, outgoing(one.url)))
         await until(lambda: in_rounds(live) == 1)
         assert live._timer is not None
         live._timer.cancel()  # nobody looks any more
@@ -156,7 +156,8 @@ async def test_a_stream_that_begins_among_many_is_read_in_rounds_as_soon_as_its_
             later.go.set()
             assert await pumping
         assert later.pieces == [EVENT]
-        assert await asking == EVENT
+        earlier.go.set()
+        assert (await asking).body == EVENT
 
 
 async def test_a_call_that_is_cancelled_leaves_the_rounds_and_closes_its_connection(live: Live) -> None:
