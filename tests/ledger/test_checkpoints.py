@@ -16,6 +16,12 @@ from tokenhub_proxy.ledger import committer, file
 from tokenhub_proxy.ledger.sqlite import SqliteLedger
 
 
+def due(monkeypatch: pytest.MonkeyPatch, commits: int, quiet_s: float = 0.0) -> None:
+    """Have a checkpoint wait for so many commits, and then for so much quiet."""
+    monkeypatch.setattr(committer, "CHECKPOINT_COMMITS", commits)
+    monkeypatch.setattr(committer, "QUIET_S", quiet_s)
+
+
 async def begun(ledger: SqliteLedger) -> None:
     """Wait until a checkpoint that is due is in the writer's line."""
     async with asyncio.timeout(10):
@@ -34,8 +40,7 @@ def look(ledger: SqliteLedger) -> None:
 async def test_nobody_waits_for_a_checkpoint_of_what_they_wrote(
     stored: SqliteLedger, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(committer, "CHECKPOINT_COMMITS", 1)
-    monkeypatch.setattr(committer, "QUIET_S", 0.0)
+    due(monkeypatch, commits=1)
     storage.checkpoint_gate.clear()
     async with asyncio.timeout(10):
         await stored.place(hold())
@@ -48,14 +53,13 @@ async def test_nobody_waits_for_a_checkpoint_of_what_they_wrote(
 async def test_a_checkpoint_waits_for_quiet(
     stored: SqliteLedger, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(committer, "CHECKPOINT_COMMITS", 1)
-    monkeypatch.setattr(committer, "QUIET_S", 1000.0)
+    due(monkeypatch, commits=1, quiet_s=1000.0)
     await call(stored, 1)
     look(stored)
     await call(stored, 1)  # behind one that was begun
     assert storage.checkpoints == 0
 
-    monkeypatch.setattr(committer, "QUIET_S", 0.0)
+    due(monkeypatch, commits=1)
     look(stored)
     await call(stored, 1)
     assert storage.checkpoints >= 1
@@ -64,8 +68,7 @@ async def test_a_checkpoint_waits_for_quiet(
 async def test_after_a_checkpoint_the_file_has_all_that_was_in_its_log(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(committer, "CHECKPOINT_COMMITS", 40)
-    monkeypatch.setattr(committer, "QUIET_S", 0.0)
+    due(monkeypatch, commits=40)
     ledger = await shelf.open()
     await shelf.fund(ledger, "main", 10**9)
     alone = tmp_path / "alone.db"
@@ -102,8 +105,7 @@ async def test_without_quiet_the_log_keeps_its_bound(shelf: Shelf, monkeypatch: 
 async def test_a_checkpoint_that_fails_fails_nobody_and_is_tried_again(
     stored: SqliteLedger, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(committer, "CHECKPOINT_COMMITS", 1)
-    monkeypatch.setattr(committer, "QUIET_S", 0.0)
+    due(monkeypatch, commits=1)
     tried = 0
 
     def failing(sql: str) -> str | None:

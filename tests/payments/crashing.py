@@ -87,7 +87,8 @@ def live(path: str, url: str, flow: str, fatal: int) -> None:
 async def _live(path: str, url: str, flow: str, fatal: int) -> None:
     ledger, office = await opened(path, url)
     points = Points(fatal)
-    office.desk.book = Book(ledger, points)  # type: ignore[assignment]
+    book: Any = Book(ledger, points)
+    office.desk.book = book
     office.desk._send = points.around(office.desk._send)
     await FLOWS[flow](office, url)
     await office._sender.aclose()

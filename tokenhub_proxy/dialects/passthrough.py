@@ -109,9 +109,7 @@ class Stream(Texts):
         return self.begun and not self.done and not self._rest_said
 
     def feed(self, data: bytes) -> bytes:
-        if self._at_event and (events := self._pattern.events(data) or self._text_events(data)):
-            self._events += events
-            self._length += len(data)
+        if self._are_text(data):
             return data
         if not data:
             return self._end()
